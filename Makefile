@@ -1,0 +1,34 @@
+# The developer's day. `make` alone lists the targets.
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+JOBS := lint unit netns sanity collection molecule
+
+.PHONY: help site test environment $(JOBS) pins clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+site: environment ## put SSH of a Debian 13 host in Docker behind a knock, and show it
+	@tools/site
+
+test: environment ## run every check of the project; `make lint`, `make unit`, ... run one
+	@.cache/venv/bin/python tools/test $(JOBS)
+
+environment: ## the pinned Python environment, in .cache/venv
+	@tools/environment
+
+lint unit netns sanity collection molecule: environment
+	@tools/jobs/$@
+
+lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
+unit: ## pure logic: seconds, needs nothing
+netns: ## the daemon in network namespaces, needs root
+sanity: ## ansible-test sanity on a real copy of the collection
+collection: ## build, install and run the collection from its tarball
+molecule: ## real Debian hosts with systemd, reached over real SSH
+
+pins: environment ## renew requirements.txt from requirements.in
+	@tools/pins
+
+clean: ## remove everything that the other targets made
+	@tools/clean

@@ -1,0 +1,53 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The action of `sesame.knock.knock`: knocks from the controller, or hands the module to the machine it is delegated to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.sesame.knock.plugins.module_utils._knock_task import ARGUMENT_SPEC, BadTask, perform
+from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError
+
+# Where an argument comes from when the task does not give it: the first variable that is set.
+DEFAULTS = {
+    "host": ("knock_host", "ansible_host", "inventory_hostname"),
+    "port": ("ansible_port",),
+    "sequence": ("knock_sequence",),
+}
+
+
+class ActionModule(ActionBase):
+    """What Ansible looks for."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fill in the arguments for the host that the task is for, then knock."""
+        result = super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        arguments = dict(self._task.args)
+        for name, variables in DEFAULTS.items():
+            for variable in variables:
+                # A variable may be empty, or a template that gives nothing.
+                if arguments.get(name) in (None, "") and task_vars.get(variable) is not None:
+                    arguments[name] = self._templar.template(task_vars[variable])
+        checked = ArgumentSpecValidator(ARGUMENT_SPEC).validate(arguments)
+        if checked.error_messages:
+            return dict(result, failed=True, msg="sesame.knock.knock: %s" % "; ".join(checked.error_messages))
+        if self._task.delegate_to:
+            result.update(
+                self._execute_module(module_name="sesame.knock.knock", module_args=arguments, task_vars=task_vars)
+            )
+            return result
+        try:
+            result.update(perform(checked.validated_parameters, self._task.check_mode))
+        except (BadTask, KnockError) as error:
+            result.update(failed=True, msg=str(error))
+        return result

@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters for the firewall's variables: networks by family, ports as iptables spells them, and what is wrong with either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError, parse_ports
+
+
+def _network(item: Any) -> IPv4Network | IPv6Network:
+    """Read one address or network; the error is a sentence that gives the right spelling."""
+    text = str(item).strip()
+    try:
+        network = ip_network(text)
+    except ValueError:
+        try:
+            interface = ip_interface(text)
+        except ValueError:
+            raise ValueError(
+                "'%s' is not an IPv4 or IPv6 address or network: write for example 198.51.100.7 or 2001:db8:5::/64" % text
+            ) from None
+        raise ValueError(
+            "'%s' has host bits set: write %s for the network, or %s for the one address"
+            % (text, interface.network, interface.ip)
+        ) from None
+    if network.prefixlen == 0:
+        raise ValueError("'%s' is everybody, and would leave the port open: name the networks that you come from" % text)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
+        raise ValueError("'%s' is an IPv4 address in IPv6 clothes: write %s" % (text, network.network_address.ipv4_mapped))
+    return network
+
+
+def _networks(value: Any) -> list[IPv4Network | IPv6Network]:
+    return [_network(item) for item in value]
+
+
+def networks(value: Any) -> dict[str, list[str]]:
+    """Sort addresses and networks into `v4` and `v6`, spelled as iptables-save does, each one once."""
+    try:
+        both = list(dict.fromkeys(_networks(value)))
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from None
+    return {
+        "v4": [str(network) for network in both if network.version == 4],
+        "v6": [str(network) for network in both if network.version == 6],
+    }
+
+
+def covers(value: Any, address: str) -> bool:
+    """Whether an address is in one of the networks."""
+    try:
+        return any(ip_address(address) in network for network in _networks(value))
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+def ports(value: Any) -> list[dict[str, Any]]:
+    """Read `22/tcp`, `60000-60010/udp`: a list of `first`, `last`, `protocol`, `name`, and `dport` as iptables spells it."""
+    try:
+        found = list(dict.fromkeys(parse_ports(item) for item in value))
+    except RulesError as error:
+        raise AnsibleFilterError(str(error)) from None
+    return [{**item._asdict(), "name": str(item), "dport": item.dport} for item in found]
+
+
+def network_problems(value: Any, variable: str) -> list[str]:
+    """Say what is wrong with a list of networks: a sentence for each item, which names the variable."""
+    return _problems(value, variable, _network, ValueError)
+
+
+def port_problems(value: Any, variable: str) -> list[str]:
+    """Say what is wrong with a list of ports: a sentence for each item, which names the variable."""
+    return _problems(value, variable, parse_ports, RulesError)
+
+
+def _problems(value: Any, variable: str, read: Callable[[Any], Any], wrong: type[ValueError]) -> list[str]:
+    found = []
+    for item in value:
+        try:
+            read(item)
+        except wrong as error:
+            found.append("%s: %s" % (variable, error))
+    return found
+
+
+class FilterModule:
+    """What Ansible asks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "networks": networks,
+            "covers": covers,
+            "ports": ports,
+            "network_problems": network_problems,
+            "port_problems": port_problems,
+        }

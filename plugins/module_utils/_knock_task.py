@@ -1,0 +1,85 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task of `sesame.knock.knock` does: the same work for the action (on the controller) and the module (delegated)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Mapping
+
+from ._knocker import CLOSED_TIMEOUT, FAMILIES, TIMEOUT, StillOpen, Target, resolve, wait_closed, wait_open
+from ._knocker import knock as send
+from ._sequence import Knock, SequenceError, parse_sequence
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "host": {"type": "str"},
+    "port": {"type": "int"},
+    "sequence": {"type": "raw", "no_log": True},
+    "state": {"type": "str", "choices": ["open", "closed"], "default": "open"},
+    "close_sequence": {"type": "raw", "no_log": True},
+    "wait": {"type": "bool", "default": True},
+    "timeout": {"type": "float"},
+    "delay": {"type": "float", "default": 5.0},
+    "family": {"type": "str", "choices": list(FAMILIES), "default": "any"},
+}
+
+
+class BadTask(Exception):
+    """Arguments that make no sense; the message is one sentence that names the option."""
+
+
+def perform(arguments: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Knock as the arguments say; the result is what the task returns. Raises BadTask or KnockError."""
+    host, port = arguments["host"], arguments["port"] or 22
+    opening = arguments["state"] == "open"
+    if not host:
+        raise BadTask("host is needed")
+    if not 1 <= port <= 65535:
+        raise BadTask("port is %d: ports go from 1 to 65535" % port)
+    name = "sequence" if opening else "close_sequence"
+    if opening and not arguments["sequence"]:
+        raise BadTask(
+            "no sequence for %s: set knock_sequence. This makes one: ansible localhost -m ansible.builtin.debug "
+            "-a \"msg={{ lookup('sesame.knock.sequence') }}\"" % host
+        )
+    try:
+        knocks = parse_sequence(arguments[name]) if arguments[name] else ()
+    except SequenceError as error:
+        raise BadTask("%s for %s: %s" % (name, host, error)) from None
+    timeout = arguments["timeout"] or (TIMEOUT if opening else CLOSED_TIMEOUT)
+    delay = arguments["delay"] / 1000
+    result = {"host": host, "port": port, "changed": bool(knocks), "knocks": 0, "elapsed": 0.0}
+    if check_mode:
+        what = "knock at %s (%d knocks)" % (host, len(knocks)) if knocks else "send nothing to %s" % host
+        after = " and wait until port %d is %s" % (port, arguments["state"]) if arguments["wait"] else ""
+        return dict(result, msg="Would %s%s." % (what, after))
+
+    sent = []
+    begin = time.monotonic()
+    target = resolve(host, arguments["family"])
+    if opening and arguments["wait"]:
+        wait_open(target, port, [knocks], delay, timeout, sent.append)
+    elif opening:
+        send(target, knocks, delay, sent.append)
+    else:
+        _close(target, port, knocks, delay, timeout if arguments["wait"] else 0, sent)
+    return dict(result, address=target.address, knocks=len(sent), elapsed=round(time.monotonic() - begin, 4))
+
+
+def _close(
+    target: Target, port: int, knocks: tuple[Knock, ...], delay: float, timeout: float, sent: list[Knock]
+) -> None:
+    """Send the closing knock, if there is one, and wait for the port to close; repeat a knock that may be lost."""
+    deadline = time.monotonic() + timeout
+    while knocks:
+        send(target, knocks, delay, sent.append)
+        if not timeout:
+            return
+        try:
+            return wait_closed(target, port, min(2.0, max(0.0, deadline - time.monotonic())))
+        except StillOpen:
+            if time.monotonic() >= deadline:
+                raise StillOpen("port %d of %s is still open after the closing knock" % (port, target)) from None
+    if timeout:
+        wait_closed(target, port, timeout)

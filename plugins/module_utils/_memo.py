@@ -1,0 +1,33 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does something once in a while, however many processes ask for it: a lock and a stamp in one private file."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from typing import Callable
+
+from ._profile import runtime_directory
+
+
+def once_in(seconds: float, key: str, action: Callable[[], None]) -> bool:
+    """Run the action unless it has succeeded for this key within so many seconds; say whether it ran.
+
+    Others that ask for the same key wait for the one that runs it. The key may be secret: only its hash is kept.
+    """
+    path = os.path.join(runtime_directory(), hashlib.sha256(key.encode()).hexdigest() + ".stamp")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the descriptor, also when this process is killed
+        found = os.fstat(file.fileno())
+        # An empty file has never succeeded; a stamp from the future is a clock that was set back.
+        if found.st_size and 0 <= time.time() - found.st_mtime < seconds:
+            return False
+        action()
+        file.write(b"done\n")
+        os.utime(file.fileno())
+        return True

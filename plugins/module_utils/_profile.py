@@ -1,0 +1,123 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Profiles: what the client must know of one door, in a private file, so that no sequence is ever an argument.
+
+A profile is JSON: `{"sequence": "...", "previous": "...", "delay_ms": 5, "timeout": 10, "family": "any", "bind": "..."}`.
+Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any, Mapping, NamedTuple, Optional
+
+from ._knocker import DELAY, FAMILIES, TIMEOUT
+from ._sequence import Knock, SequenceError, parse_sequence
+
+KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind")
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message is one sentence that names the file and the cure."""
+
+
+class Profile(NamedTuple):
+    """How to knock at one door."""
+
+    sequences: tuple[tuple[Knock, ...], ...]
+    """The current one first."""
+    delay: float = DELAY
+    timeout: float = TIMEOUT
+    family: str = "any"
+    bind: Optional[str] = None
+
+
+def parse_profile(values: Any) -> Profile:
+    """Check what a profile says."""
+    if not isinstance(values, Mapping):
+        raise ProfileError("it is not a JSON object")
+    for key in values:
+        if key not in KEYS:  # never ignored: a knock without what was asked for could leave from the wrong place
+            raise ProfileError("unknown key %r: %s are possible" % (key, ", ".join(KEYS)))
+    if not values.get("sequence"):
+        raise ProfileError("it has no sequence")
+    try:
+        sequences = tuple(parse_sequence(values[key]) for key in ("sequence", "previous") if values.get(key))
+        delay = float(values.get("delay_ms", DELAY * 1000)) / 1000
+        timeout = float(values.get("timeout", TIMEOUT))
+    except SequenceError as error:
+        raise ProfileError(str(error)) from None
+    except (TypeError, ValueError):
+        raise ProfileError("delay_ms and timeout must be numbers") from None
+    if not (0 <= delay <= 60 and 0 < timeout <= 3600):
+        raise ProfileError("delay_ms is 0 to 60000, and timeout is more than 0 and at most 3600 seconds")
+    family = values.get("family", "any")
+    if family not in FAMILIES:
+        raise ProfileError("family is one of %s" % ", ".join(FAMILIES))
+    return Profile(sequences, delay, timeout, family, values.get("bind") or None)
+
+
+def read_profile(path: str) -> Profile:
+    """Read a profile that nobody else can read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ProfileError("others may read it: chmod 600 %s" % path)
+            return parse_profile(json.load(file))
+    except OSError as error:
+        raise ProfileError("the profile %s cannot be read: %s" % (path, error.strerror)) from None
+    except json.JSONDecodeError:  # its message would quote nothing, but its traceback would hold the text
+        raise ProfileError("the profile %s is not JSON" % path) from None
+    except ProfileError as error:
+        raise ProfileError("the profile %s: %s" % (path, error)) from None
+
+
+def runtime_directory() -> str:
+    """Give the directory for profiles and stamps that come and go by themselves; only this user can look into it."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or ""
+    if not (os.path.isabs(base) and _is_mine(base)):  # sudo and su leave someone else's in the environment
+        base = os.path.expanduser("~/.cache")
+    path = os.path.join(base, "sesame-knock")
+    if not _is_mine(path):
+        os.makedirs(base, mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, mode=0o700)
+        except FileExistsError:
+            pass
+        if not _is_mine(path):
+            raise ProfileError("%s must be a directory of your own: remove what is there" % path)
+    if stat.S_IMODE(os.stat(path).st_mode) != 0o700:
+        os.chmod(path, 0o700)
+    return path
+
+
+def keep_profile(values: Mapping[str, Any]) -> str:
+    """Put a profile into the runtime directory under a name that is its content's hash, and give its path.
+
+    The same content is the same file, so a repeat writes nothing. A file appears whole or not at all: others that
+    run at the same time may already read it.
+    """
+    import hashlib  # not needed by those that only read a profile, and slow to import
+
+    text = json.dumps(values, sort_keys=True)
+    path = os.path.join(runtime_directory(), hashlib.sha256(text.encode()).hexdigest() + ".json")
+    if not os.path.exists(path):
+        parse_profile(values)
+        draft = "%s.%d" % (path, os.getpid())
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(draft, path)
+    return path
+
+
+def _is_mine(path: str) -> bool:
+    """Is it a real directory of this user?"""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -1,0 +1,335 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The text of iptables-save, read and compared: which rules are ours, which are foreign, what leads from one to the other.
+
+Everything here is pure: text in, text out. A family (IPv4 or IPv6) is one mapping of table names to `Table`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+OWN_CHAINS = {
+    # mangle comes first: the mark is cleared before the filter looks at it
+    "mangle": ("KNOCK-MARK",),
+    "filter": ("KNOCK", "KNOCK-ADMIT", "KNOCK-ESCAPE"),
+}
+"""The only chains that we ever touch. The first of each table is the one that INPUT jumps to."""
+
+_COUNTERS = re.compile(r"^\[\d+:\d+\]\s+")
+_CHAIN = re.compile(r"^:(\S+)\s+(\S+)(?:\s+\[\d+:\d+\])?$")
+
+
+class RulesError(ValueError):
+    """Text that is no ruleset, or a port that is none; the message is one sentence that names the line or the item."""
+
+
+@dataclass
+class Table:
+    """One table as iptables-save prints it."""
+
+    chains: dict[str, str] = field(default_factory=dict)
+    """Chain name to policy; `-` for a chain that is not built in."""
+    rules: list[str] = field(default_factory=list)
+    """`-A CHAIN ...`, in order, without counters."""
+
+    def rules_of(self, chain: str) -> list[str]:
+        return [rule for rule in self.rules if chain_of(rule) == chain]
+
+
+class Ports(NamedTuple):
+    """One or more ports of a protocol: `22/tcp`, `60000-60010/udp`; first and last are included."""
+
+    first: int
+    last: int
+    protocol: str
+
+    def __str__(self) -> str:
+        numbers = str(self.first) if self.first == self.last else "%d-%d" % (self.first, self.last)
+        return "%s/%s" % (numbers, self.protocol)
+
+    @property
+    def dport(self) -> str:
+        """As iptables spells it: `22`, `60000:60010`."""
+        return str(self.first) if self.first == self.last else "%d:%d" % (self.first, self.last)
+
+
+def parse_ports(item: str | int) -> Ports:
+    """Read `22/tcp`, `60000-60010/udp`, or a plain number, which is tcp."""
+    found = re.match(r"^(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp))?$", str(item).strip().lower())
+    if not found:
+        raise RulesError("'%s' is not a port: write for example 22/tcp or 60000-60010/udp" % item)
+    first, last = int(found[1]), int(found[2] or found[1])
+    if not 1 <= first <= last <= 65535:
+        raise RulesError("'%s' is not a port: ports go from 1 to 65535, the lower one first" % item)
+    return Ports(first, last, found[3] or "tcp")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> dict[str, Table]:
+    """Read what iptables-save prints, or what iptables-restore takes."""
+    tables: dict[str, Table] = {}
+    table = None
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = _COUNTERS.sub("", raw.strip())
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("*"):
+            table = tables.setdefault(line[1:].strip(), Table())
+            continue
+        if table is None:
+            raise RulesError("line %d stands outside of a table: %s" % (number, line))
+        chain = _CHAIN.match(line)
+        if line == "COMMIT":
+            table = None
+        elif chain:
+            table.chains[chain[1]] = chain[2]
+        elif line.startswith("-A "):
+            table.rules.append(line)
+        else:
+            raise RulesError("line %d is not a line of iptables-save: %s" % (number, line))
+    return tables
+
+
+def foreign(tables: dict[str, Table]) -> dict[str, Table]:
+    """All that is not ours. Tables that say nothing (no rule, no chain, policies ACCEPT) are left out."""
+    kept = {}
+    for name, table in tables.items():
+        own = OWN_CHAINS.get(name, ())
+        rest = Table(
+            {chain: policy for chain, policy in table.chains.items() if chain not in own},
+            [rule for rule in table.rules if chain_of(rule) not in own and target_of(rule) not in own],
+        )
+        if rest.rules or any(policy != "ACCEPT" for policy in rest.chains.values()):
+            kept[name] = rest
+    return kept
+
+
+def has_own(tables: dict[str, Table]) -> bool:
+    """Whether any of our chains is there."""
+    return any(chain in tables[name].chains for name in OWN_CHAINS if name in tables for chain in OWN_CHAINS[name])
+
+
+def render(tables: dict[str, Table]) -> str:
+    """The text that iptables-restore takes."""
+    lines = []
+    for name, table in tables.items():
+        lines += ["*" + name]
+        lines += [":%s %s [0:0]" % item for item in table.chains.items()]
+        lines += table.rules + ["COMMIT"]
+    return "".join(line + "\n" for line in lines)
+
+
+# --- one rule --------------------------------------------------------------------------------------------------------
+
+
+def chain_of(rule: str) -> str:
+    return rule.split(None, 2)[1]
+
+
+def words_of(rule: str) -> list[str]:
+    try:
+        return shlex.split(rule)
+    except ValueError:  # an unpaired quote: iptables-restore will say so
+        return rule.split()
+
+
+def target_of(rule: str) -> str:
+    """The verdict or chain that a rule leads to; empty for a rule that only counts."""
+    return value_of(words_of(rule), "-j", "--jump", "-g", "--goto")
+
+
+def value_of(words: list[str], *options: str) -> str:
+    """What follows the first of the options that is there and is not negated; else empty."""
+    for index, word in enumerate(words[:-1]):
+        if word in options and words[index - 1] != "!":
+            return words[index + 1]
+    return ""
+
+
+def _is_unconditional(rule: str) -> bool:
+    """Whether every packet matches: nothing but a comment stands between the chain and the target."""
+    words = words_of(rule)[2:]
+    if words[:3:2] == ["-m", "--comment"] and words[1] == "comment":
+        words = words[4:]
+    return words[:1] in (["-j"], ["-g"])
+
+
+def _names_one_source(rule: str) -> bool:
+    return value_of(words_of(rule), "-s", "--source").endswith(("/32", "/128"))
+
+
+# --- judging a table -------------------------------------------------------------------------------------------------
+
+
+def refuses(table: Table | None, chain: str = "INPUT") -> str:
+    """How a packet is refused that no rule accepts: `drop`, `reject`, or empty if it is let in.
+
+    Where it is refused, RETURN is not enough for the ones that we let in.
+    """
+    if table is None:
+        return ""
+    for rule in table.rules_of(chain):
+        target = target_of(rule)
+        if not _is_unconditional(rule):
+            continue
+        if target in ("DROP", "REJECT"):
+            return target.lower()
+        if target == "ACCEPT":
+            return ""
+        if target != chain and target in table.chains and refuses(table, target):
+            return refuses(table, target)
+    return "drop" if table.chains.get(chain) == "DROP" else ""
+
+
+def leads(table: Table, chain: str) -> bool:
+    """Whether INPUT jumps to our chain exactly once, and before any rule that could let a stranger in.
+
+    fail2ban puts its jump before ours: that only refuses, and stays. The hole of a command door names one source
+    address: that stays too. Anything else that accepts, or refuses all, has to come after us.
+    """
+    rules = table.rules_of("INPUT")
+    jumps = [index for index, rule in enumerate(rules) if target_of(rule) == chain]
+    return (
+        len(jumps) == 1
+        and _is_unconditional(rules[jumps[0]])
+        and all(_may_go_before_us(table, rule) for rule in rules[: jumps[0]])
+    )
+
+
+def _may_go_before_us(table: Table, rule: str, depth: int = 0) -> bool:
+    target = target_of(rule)
+    if target in ("DROP", "REJECT"):
+        return not _is_unconditional(rule)
+    if target in table.chains:
+        return depth < 16 and all(_may_go_before_us(table, inner, depth + 1) for inner in table.rules_of(target))
+    return target != "ACCEPT" or _names_one_source(rule)
+
+
+# --- from what is there to what shall be -----------------------------------------------------------------------------
+
+
+def own_text(tables: dict[str, Table]) -> str:
+    """Our chains alone, for people to read in a diff; a jump that does not lead is shown as missing."""
+    lines = []
+    for name, chains in OWN_CHAINS.items():
+        table = tables.get(name, Table())
+        body = [rule for chain in chains for rule in table.rules_of(chain)]
+        if leads(table, chains[0]):
+            body.insert(0, "-A INPUT -j " + chains[0])
+        if body:
+            lines += ["*" + name] + body
+    return "".join(line + "\n" for line in lines)
+
+
+def delta(live: dict[str, Table], wanted: dict[str, Table]) -> str:
+    """The text for `iptables-restore --noflush` that gives our chains the wanted content; empty if they have it.
+
+    One transaction per table. Chains of others are not named, INPUT is touched only where our jump has to move.
+    """
+    lines = []
+    for name, chains in OWN_CHAINS.items():
+        old, new = live.get(name, Table()), wanted.get(name, Table())
+        body = _delta_of_chains(old, new, chains) + _delta_of_jump(old, new, chains[0])
+        body += ["-X " + chain for chain in chains if chain in old.chains and chain not in new.chains]
+        if body:
+            lines += ["*" + name] + body + ["COMMIT"]
+    return "".join(line + "\n" for line in lines)
+
+
+def _delta_of_chains(old: Table, new: Table, chains: tuple[str, ...]) -> list[str]:
+    if all((c in old.chains) == (c in new.chains) and old.rules_of(c) == new.rules_of(c) for c in chains):
+        return []
+    # Under --noflush, naming a chain creates it, or empties it
+    named = [":%s - [0:0]" % c for c in chains if c in old.chains or c in new.chains]
+    return named + [rule for c in chains for rule in new.rules_of(c)]
+
+
+def _delta_of_jump(old: Table, new: Table, chain: str) -> list[str]:
+    wanted = chain in new.chains
+    if wanted and leads(old, chain):
+        return []
+    stale = [rule for rule in old.rules if target_of(rule) == chain and chain_of(rule) == "INPUT"]
+    return ["-D" + rule[2:] for rule in stale] + (["-I INPUT 1 -j " + chain] if wanted else [])
+
+
+# --- ports that never meet INPUT -------------------------------------------------------------------------------------
+
+
+class Published(NamedTuple):
+    """A protected port that is sent elsewhere before INPUT sees it."""
+
+    ports: str
+    rule: str
+
+
+def published(nat: Table | None, protected: list[Ports]) -> list[Published]:
+    """Which protected ports a DNAT or REDIRECT takes away: such packets pass FORWARD, or INPUT with another port."""
+    if nat is None:
+        return []
+    found = []
+    for rule in _reachable(nat, "PREROUTING"):
+        if target_of(rule) in ("DNAT", "REDIRECT"):
+            found += [Published(str(ports), rule) for ports in protected if _rule_covers(rule, ports)]
+    return found
+
+
+def _reachable(table: Table, chain: str, seen: tuple[str, ...] = ()) -> list[str]:
+    rules = []
+    for rule in table.rules_of(chain):
+        rules.append(rule)
+        target = target_of(rule)
+        if target in table.chains and target not in seen + (chain,):
+            rules += _reachable(table, target, seen + (chain,))
+    return rules
+
+
+def _rule_covers(rule: str, ports: Ports) -> bool:
+    words = words_of(rule)
+    protocol = value_of(words, "-p", "--protocol")
+    if protocol and protocol not in (ports.protocol, "all"):
+        return False
+    listed = value_of(words, "--dport", "--dports", "--destination-port", "--destination-ports")
+    if not listed:
+        return True
+    for item in listed.split(","):
+        first, dummy, last = item.partition(":")
+        if int(first) <= ports.last and int(last or first) >= ports.first:
+            return True
+    return False
+
+
+def published_by_nftables(listing: list[dict], protected: list[Ports]) -> list[Published]:
+    """The same for native nftables rules, from the `nftables` array of `nft --json list ruleset`."""
+    found = []
+    for rule in (entry["rule"] for entry in listing if "rule" in entry):
+        steps = [step for step in rule.get("expr", []) if isinstance(step, dict)]
+        if not any("dnat" in step or "redirect" in step for step in steps):
+            continue
+        for ports in protected:
+            if any(_match_covers(step.get("match", {}), ports) for step in steps):
+                where = "rule with handle %s in nftables chain %s %s %s" % (
+                    rule.get("handle"), rule.get("family"), rule.get("table"), rule.get("chain"),
+                )
+                found.append(Published(str(ports), where))
+    return found
+
+
+def _match_covers(match: dict, ports: Ports) -> bool:
+    left = match.get("left")
+    payload = left.get("payload", {}) if isinstance(left, dict) else {}
+    if payload.get("field") != "dport" or payload.get("protocol") not in (ports.protocol, "th"):
+        return False
+    right = match.get("right")
+    values = right["set"] if isinstance(right, dict) and "set" in right else [right]
+    for value in values:
+        first, last = value["range"] if isinstance(value, dict) and "range" in value else (value, value)
+        if isinstance(first, int) and isinstance(last, int) and first <= ports.last and last >= ports.first:
+            return True
+    return False

@@ -1,0 +1,135 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finds Debian's C knockd and what its owner configured; reads only."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: c_knockd_info
+short_description: Find Debian's C knockd and what its owner configured
+version_added: 0.1.0
+description:
+  - Tells whether Debian's package C(knockd) is installed, or has left its configuration files,
+    and reads the configuration that its owner wrote, or that was adopted from it before.
+  - A configuration that is still the one which the package shipped is nobody's, and is not read.
+author:
+  - The sesame.knock authors (@sesame-knock)
+options:
+  adopted:
+    description: The folder that keeps what was adopted.
+    type: path
+    default: /etc/knockd.adopted
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    platforms: debian
+    support: full
+notes:
+  - The returned configuration holds sequences. Use C(no_log).
+seealso:
+  - ref: ansible_collections.sesame.knock.knockd_role
+    description: The role that adopts it.
+"""
+
+EXAMPLES = r"""
+- name: Look for Debian's C knockd
+  sesame.knock.c_knockd_info:
+  register: c_knockd
+  become: true
+  no_log: true
+"""
+
+RETURN = r"""
+package:
+  description: Whether the package is installed or has left its configuration files, which a later purge would remove.
+  returned: always
+  type: bool
+to_adopt:
+  description: The files that the package's owner has changed and that have not been adopted yet.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    src:
+      description: The path of the file.
+      type: path
+    dest:
+      description: The path below O(adopted) to keep it at.
+      type: path
+config:
+  description: The text of the C(knockd.conf) that was, or is to be, adopted; empty where there is none.
+  returned: always
+  type: str
+interface:
+  description: The interface that the owner chose, in C(/etc/default/knockd) or in the configuration; empty where none.
+  returned: always
+  type: str
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+CONFIG = "/etc/knockd.conf"
+DEFAULT = "/etc/default/knockd"
+# What our own templates write into both files: they are not the package's, whatever dpkg believes.
+OURS = "sesame.knock"
+
+
+def read(path: str) -> str:
+    """The text of a file, or nothing where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def is_owners(path: str, text: str, conffiles: str) -> bool:
+    """Is a conffile of the package no longer as it was shipped, and not ours either?"""
+    digest = hashlib.md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()  # what dpkg keeps
+    return bool(text) and OURS not in text and (path + " " + digest) not in conffiles
+
+
+def find_interface(default: str, config: str) -> str:
+    """The interface that C knockd listened on: -i beats the configuration."""
+    option = re.search(r"(?m)^\s*KNOCKD_OPTS\s*=.*?(?:-i|--interface)[\s=]*([^\s\"']+)", default)
+    key = re.search(r"(?im)^\s*interface\s*=\s*(\S+)", config)
+    return option.group(1) if option else key.group(1) if key else ""
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule({"adopted": {"type": "path", "default": "/etc/knockd.adopted"}}, supports_check_mode=True)
+    adopted = {CONFIG: module.params["adopted"] + "/knockd.conf", DEFAULT: module.params["adopted"] + "/default"}
+
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}${Conffiles}\n", "knockd"]
+    status, conffiles, ignored = module.run_command(query)
+    package = status == 0 and not conffiles.startswith("not-installed")
+
+    texts = {path: read(kept) for path, kept in adopted.items()}
+    to_adopt = []
+    for path in adopted if package else ():
+        text = read(path)
+        if not texts[path] and is_owners(path, text, conffiles):
+            texts[path] = text
+            to_adopt.append({"src": path, "dest": adopted[path]})
+    module.exit_json(
+        changed=False,
+        package=package,
+        to_adopt=to_adopt,
+        config=texts[CONFIG],
+        interface=find_interface(texts[DEFAULT], texts[CONFIG]),
+    )
+
+
+if __name__ == "__main__":
+    main()

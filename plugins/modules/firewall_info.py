@@ -1,0 +1,266 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads what decides over new connections on a host before we change anything."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: firewall_info
+author:
+  - The sesame.knock authors (@sesame-knock)
+version_added: 0.1.0
+short_description: Read what decides over new connections on a host
+description:
+  - Tells which firewall runs, which rules of others are saved, which ports are sent elsewhere before C(INPUT) sees them,
+    and where sshd listens. Changes nothing, and is content with a host that has no iptables yet.
+options:
+  ports:
+    description: The ports to protect, such as V(22/tcp) or V(60000-60010/udp).
+    type: list
+    elements: str
+    default: [22/tcp]
+attributes:
+  check_mode:
+    description: Changes nothing, with or without it.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: See what is there
+  sesame.knock.firewall_info:
+    ports: [22/tcp]
+  register: found
+"""
+
+RETURN = r"""
+tools:
+  description: Whether iptables, ip6tables and netfilter-persistent are installed.
+  returned: always
+  type: bool
+ufw:
+  description: Whether ufw is active.
+  returned: always
+  type: bool
+firewalld:
+  description: Whether firewalld is running.
+  returned: always
+  type: bool
+published:
+  description: Protected ports that DNAT, REDIRECT or Docker takes away before C(INPUT).
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    ports:
+      description: The protected port.
+      type: str
+    rule:
+      description: The rule that takes it away.
+      type: str
+    container:
+      description: The Docker container that publishes it; empty if none is known.
+      type: str
+saved:
+  description: The saved rules that are not ours, by family (V(v4), V(v6)).
+  returned: always
+  type: dict
+  contains:
+    v4:
+      description: The same keys as V(v6).
+      type: dict
+      contains:
+        file:
+          description: The path.
+          type: str
+        summary:
+          description: One line for each rule, chain policy or set of chains that is not ours.
+          type: list
+          elements: str
+        tables:
+          description: Table name to C(chains) (name to policy) and C(rules).
+          type: dict
+refuses:
+  description:
+    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file. V(drop), V(reject), or empty if it lets it in.
+  returned: always
+  type: dict
+  sample: {v4: drop, v6: ""}
+sshd_ports:
+  description: The ports that C(sshd -T) names; empty where there is no sshd or it does not say.
+  returned: always
+  type: list
+  elements: int
+sshd_open:
+  description: Those of RV(sshd_ports) that O(ports) does not name, but for the second port that this collection made.
+  returned: always
+  type: list
+  elements: int
+escape_port:
+  description: The second port that M(sesame.knock.sshd_extra_port) made; V(0) if there is none.
+  returned: always
+  type: int
+sshd_error:
+  description: Why C(sshd -T) does not say; empty if it does.
+  returned: always
+  type: str
+sshd_socket:
+  description: Whether systemd listens in place of sshd (ssh.socket).
+  returned: always
+  type: bool
+"""
+
+import json
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
+from ansible_collections.sesame.knock.plugins.module_utils._rules import (
+    Ports,
+    RulesError,
+    Table,
+    foreign,
+    parse,
+    parse_ports,
+    published,
+    published_by_nftables,
+    refuses,
+)
+
+FAMILIES = {"v4": ("iptables", "/etc/iptables/rules.v4"), "v6": ("ip6tables", "/etc/iptables/rules.v6")}
+ENGLISH = {"LC_ALL": "C", "LANGUAGE": "C"}
+
+
+class Host:
+    """The host's commands, each one optional: a missing one says nothing."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+
+    def has(self, command: str) -> bool:
+        return self.module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"]) is not None
+
+    def run(self, command: str, *arguments: str) -> tuple[int, str, str]:
+        path = self.module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"])
+        if path is None:
+            return 127, "", ""
+        return self.module.run_command([path, *arguments], environ_update=ENGLISH)
+
+    def runs_unit(self, unit: str) -> bool:
+        return self.run("systemctl", "is-active", "--quiet", unit)[0] == 0
+
+    def live_rules(self, command: str) -> dict[str, Table]:
+        status, out, err = self.run(command + "-save")
+        if status not in (0, 127):
+            raise RulesError("%s-save failed: %s" % (command, err.strip()))
+        return parse(out)
+
+
+def saved_rules(path: str) -> dict[str, Table]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return foreign(parse(file.read()))
+    except FileNotFoundError:
+        return {}
+    except RulesError as error:
+        raise RulesError("%s cannot be read: %s" % (path, error)) from error
+
+
+def summary_of(tables: dict[str, Table]) -> list[str]:
+    lines = []
+    for name, table in tables.items():
+        lines += ["%s: policy of %s is %s" % (name, c, p) for c, p in table.chains.items() if p not in ("ACCEPT", "-")]
+        lines += ["%s: %s" % (name, rule) for rule in table.rules]
+        if not table.rules:
+            lines += ["%s: chain %s" % (name, chain) for chain, policy in table.chains.items() if policy == "-"]
+    return lines
+
+
+def published_ports(host: Host, live: dict[str, dict[str, Table]], ports: list[Ports]) -> list[dict[str, str]]:
+    found = [item for family in live.values() for item in published(family.get("nat"), ports)]
+    status, out, dummy = host.run("nft", "--json", "list", "ruleset")
+    if status == 0 and out.strip():
+        found += published_by_nftables(json.loads(out).get("nftables", []), ports)
+    return [
+        {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
+        for item in found
+    ]
+
+
+def container_of(host: Host, ports: str) -> str:
+    """The name of the container that `docker ps` shows with `0.0.0.0:22->8022/tcp`; empty if there is none."""
+    number, dummy, protocol = ports.partition("/")
+    for line in host.run("docker", "ps", "--format", "{{.Names}} {{.Ports}}")[1].splitlines():
+        name, dummy, mappings = line.partition(" ")
+        for mapping in mappings.split(", "):
+            outside, arrow, inside = mapping.partition("->")
+            if arrow and outside.rpartition(":")[2] == number and inside.endswith("/" + protocol):
+                return name
+    return ""
+
+
+def sshd_ports(host: Host) -> tuple[list[int], str]:
+    if not host.has("sshd"):
+        return [], ""
+    status, out, err = host.run("sshd", "-T")
+    if status != 0:
+        return [], (err or out).strip()
+    ports = {int(line.split()[1]) for line in out.splitlines() if line.startswith("port ")}
+    # `ListenAddress 198.18.0.1:2222` names a port that no Port line needs to name
+    ports |= {int(line.rpartition(":")[2]) for line in out.splitlines() if line.startswith("listenaddress ")}
+    return sorted(ports), ""
+
+
+def is_protected(port: int, protected: list[Ports]) -> bool:
+    return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
+
+
+def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
+    live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
+    saved = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    listening, error = sshd_ports(host)
+    extra = extra_port()
+    return {
+        "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
+        "ufw": "Status: active" in host.run("ufw", "status")[1],
+        "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
+        "published": published_ports(host, live, ports),
+        "saved": {
+            name: {
+                "file": FAMILIES[name][1],
+                "summary": summary_of(tables),
+                "tables": {table: {"chains": t.chains, "rules": t.rules} for table, t in tables.items()},
+            }
+            for name, tables in saved.items()
+        },
+        "refuses": {
+            name: refuses(live[name].get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES
+        },
+        "sshd_ports": listening,
+        "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
+        "escape_port": extra,
+        "sshd_error": error,
+        "sshd_socket": host.runs_unit("ssh.socket"),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"ports": {"type": "list", "elements": "str", "default": ["22/tcp"]}},
+        supports_check_mode=True,
+    )
+    try:
+        ports = [parse_ports(item) for item in module.params["ports"]]
+        module.exit_json(changed=False, **read_host(Host(module), ports))
+    except RulesError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`knock-proxy PROFILE HOST PORT`: the ProxyCommand of ssh that knocks, connects, hands the socket over and is gone.
+
+    ProxyCommand knock-proxy ~/.config/sesame-knock/web1.json %h %p
+    ProxyUseFdpass yes
+
+With ProxyUseFdpass, ssh reads one byte with one descriptor from the socket that is our stdout, waits for our end, and
+then owns the connection: not one byte of the session comes through here. Without it, stdout is a pipe, and we relay.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import stat
+import sys
+from typing import Sequence
+
+from ._knocker import KnockError, connect, resolve
+from ._profile import ProfileError, read_profile
+
+STDIN, STDOUT = 0, 1
+USAGE = "usage: knock-proxy PROFILE HOST PORT"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command. Its exit status: 0, 2 bad arguments or profile, 3 unknown host, 4 no route, 5 stays closed."""
+    if len(arguments) != 3 or not arguments[2].isdecimal():
+        print(USAGE, file=sys.stderr)
+        return 2
+    path, host, port = arguments
+    try:
+        profile = read_profile(path)
+        target = resolve(host, profile.family, profile.bind)
+        connection = connect(target, int(port), profile.sequences, profile.delay, profile.timeout)
+    except ProfileError as error:
+        print("knock-proxy: %s" % error, file=sys.stderr)
+        return 2
+    except KnockError as error:
+        print("knock-proxy: %s" % error, file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    # ssh's TCPKeepAlive reaches only connections that ssh made itself.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    try:
+        if stat.S_ISSOCK(os.fstat(STDOUT).st_mode):
+            hand_over(connection)
+        else:
+            relay(connection)
+    except ConnectionError:
+        pass  # one side is gone, and ssh says so better
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def hand_over(connection: socket.socket) -> None:
+    """Give ssh the descriptor, as mm_receive_fd in OpenSSH's monitor_fdpass.c reads it: with one byte of data."""
+    with socket.socket(fileno=os.dup(STDOUT)) as ssh:
+        descriptors = array.array("i", [connection.fileno()])
+        ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+
+
+def relay(connection: socket.socket) -> None:
+    """Copy both ways until the server's side ends."""
+    inputs = [STDIN, connection.fileno()]
+    while connection.fileno() in inputs:
+        for ready in select.select(inputs, [], [])[0]:
+            data = os.read(ready, 65536) if ready == STDIN else connection.recv(65536)
+            if ready == STDIN:
+                connection.sendall(data)
+            else:
+                _write(data)
+            if not data:
+                inputs.remove(ready)
+                if ready == STDIN:
+                    connection.shutdown(socket.SHUT_WR)
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(STDOUT, data) :]

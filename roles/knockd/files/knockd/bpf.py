@@ -1,0 +1,148 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Doors to a filter program: the kernel hands over only packets to the doors' ports, the rest costs us nothing.
+
+The program is classic BPF (linux/filter.h) for an AF_PACKET socket of type SOCK_DGRAM, where byte 0 is the first of
+the IP header. It lets pass frames for this host (not what we send, nor what a bridge floods by), tcp and udp, first
+fragments, and destination ports of the doors: up to MAX_RANGES separate ports, or runs of neighbouring ports, exactly.
+Beyond that the nearest ports are joined to ranges: more passes than needed, never less, and the tracker looks anyway.
+
+Ports are found by a binary search tree with leaves of LEAF ranges in a row: a row of plain comparisons is what the
+kernel stores in the fewest bytes, so that MAX_RANGES ranges stay below Debian 12's net.core.optmem_max of 20,480
+bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+
+from .model import Door
+from .packet import TCP, UDP
+
+Instruction = tuple[int, int, int, int]
+"""code, jump if true, jump if false, constant: one struct sock_filter."""
+Range = tuple[int, int]
+"""First and last port, both included."""
+
+MAX_RANGES = 1000
+LEAF = 16
+SNAP = 80
+"""Bytes of a packet that pass: the longest IPv4 header, 60, and a tcp header without options."""
+
+# linux/bpf_common.h, linux/filter.h
+LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X = 0x20, 0x28, 0x30, 0x48
+LOAD_X, LOAD_X_HEADER_LENGTH, X_TO_A, SHIFT_RIGHT = 0x01, 0xB1, 0x87, 0x74
+JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_BITS = 0x05, 0x15, 0x25, 0x35, 0x45
+RETURN = 0x06
+PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+PACKET_HOST = 0  # linux/if_packet.h
+LONGEST_JUMP = 255  # of a conditional jump
+
+_PASS: Instruction = (RETURN, 0, 0, SNAP)
+_DROP: Instruction = (RETURN, 0, 0, 0)
+_SOCK_FILTER = Struct("=HBBI")
+
+
+def program(doors: Iterable[Door]) -> list[Instruction]:
+    """Make the program that lets packets to these doors' ports pass, cut after SNAP bytes."""
+    ranges = _joined(_ranges(doors))
+    tcp, udp = _tree(ranges["tcp"]), _tree(ranges["udp"])
+    # Jumps count from the next instruction; those that give up lead to the _DROP that ends the head.
+    head: list[Instruction] = [
+        (LOAD_WORD, 0, 0, PACKET_TYPE),
+        (JUMP_EQUAL, 0, 19, PACKET_HOST),
+        (LOAD_BYTE, 0, 0, 0),
+        (SHIFT_RIGHT, 0, 0, 4),
+        (JUMP_EQUAL, 0, 7, 4),
+        # IPv4
+        (LOAD_HALF, 0, 0, 6),
+        (JUMP_BITS, 14, 0, 0x1FFF),  # a fragment offset
+        (LOAD_X_HEADER_LENGTH, 0, 0, 0),
+        (X_TO_A, 0, 0, 0),
+        (JUMP_GREATER_EQUAL, 0, 11, 20),
+        (LOAD_BYTE, 0, 0, 9),
+        (JUMP, 0, 0, 3),
+        # IPv6
+        (JUMP_EQUAL, 0, 8, 6),
+        (LOAD_X, 0, 0, 40),
+        (LOAD_BYTE, 0, 0, 6),
+        # A is the protocol, X says where its header begins
+        (JUMP_EQUAL, 0, 2, TCP),
+        (LOAD_HALF_AFTER_X, 0, 0, 2),
+        (JUMP, 0, 0, 4),
+        (JUMP_EQUAL, 0, 2, UDP),
+        (LOAD_HALF_AFTER_X, 0, 0, 2),
+        (JUMP, 0, 0, 1 + len(tcp)),
+        _DROP,
+    ]
+    return head + tcp + udp
+
+
+def pack(instructions: Iterable[Instruction]) -> bytes:
+    """Lay the program out as an array of struct sock_filter, for SO_ATTACH_FILTER."""
+    return b"".join(_SOCK_FILTER.pack(*instruction) for instruction in instructions)
+
+
+def _ranges(doors: Iterable[Door]) -> dict[str, list[Range]]:
+    """Find the runs of neighbouring ports, sorted, for each protocol."""
+    ports: dict[str, set[int]] = {"tcp": set(), "udp": set()}
+    for door in doors:
+        for knock in door.sequence:
+            ports[knock.protocol].add(knock.port)
+    runs: dict[str, list[Range]] = {}
+    for protocol, found in ports.items():
+        runs[protocol] = []
+        for port in sorted(found):
+            if runs[protocol] and runs[protocol][-1][1] == port - 1:
+                runs[protocol][-1] = (runs[protocol][-1][0], port)
+            else:
+                runs[protocol].append((port, port))
+    return runs
+
+
+def _joined(ranges: dict[str, list[Range]]) -> dict[str, list[Range]]:
+    """Join ranges across the smallest gaps until at most MAX_RANGES are left."""
+    surplus = sum(map(len, ranges.values())) - MAX_RANGES
+    if surplus <= 0:
+        return ranges
+    gaps = sorted(
+        (found[place][0] - found[place - 1][1], protocol, place)
+        for protocol, found in ranges.items()
+        for place in range(1, len(found))
+    )
+    filled = {(protocol, place) for _gap, protocol, place in gaps[:surplus]}
+    joined: dict[str, list[Range]] = {}
+    for protocol, found in ranges.items():
+        joined[protocol] = []
+        for place, (first, last) in enumerate(found):
+            if (protocol, place) in filled:
+                first = joined[protocol].pop()[0]
+            joined[protocol].append((first, last))
+    return joined
+
+
+def _tree(ranges: list[Range]) -> list[Instruction]:
+    """Search the port in A among sorted ranges; every path ends in a return."""
+    if len(ranges) <= LEAF:
+        return _leaf(ranges)
+    middle = len(ranges) // 2
+    low, high = _tree(ranges[:middle]), _tree(ranges[middle:])
+    border = ranges[middle][0]
+    if len(low) <= LONGEST_JUMP:
+        return [(JUMP_GREATER_EQUAL, len(low), 0, border), *low, *high]
+    return [(JUMP_GREATER_EQUAL, 0, 1, border), (JUMP, 0, 0, len(low)), *low, *high]
+
+
+def _leaf(ranges: list[Range]) -> list[Instruction]:
+    """Compare the port in A with a few sorted ranges, one after the other."""
+    code: list[Instruction] = [_DROP, _PASS]
+    for first, last in reversed(ranges):
+        passing = len(code) - 1  # how far away _PASS is for an instruction put in front of what is there
+        if first == last:
+            code.insert(0, (JUMP_EQUAL, passing, 0, first))
+        else:  # above: the next range; within: pass; below: the ranges that follow do not fit either
+            code.insert(0, (JUMP_GREATER_EQUAL, passing, 0, first))
+            code.insert(0, (JUMP_GREATER, 1, 0, last))
+    return code

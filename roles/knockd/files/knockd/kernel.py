@@ -1,0 +1,301 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The nftables table that the daemon owns: admit, revoke, guard. The kernel closes what it opens, also without us.
+
+    table inet knockd {
+        flags owner                     # gone with our netlink socket; nobody else may change it, nor flush it
+        set admitted4, admitted6        # address . protocol . port, each with its own deadline
+        set ranges4, ranges6            # the same for ranges of ports, made when a door opens one
+        chain admit                     # before the filter: marks packets of admitted sources
+        chain guard                     # after the filter: refuses new connections to protected ports
+    }
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import struct
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from .links import attributes, messages, request
+from .model import Door, Guard, Network, PortRange
+
+TABLE = "inet knockd"
+
+ADMIT_PRIORITY = -5
+"""Between mangle (-150), where rules.v4 clears foreign marks, and filter (0), where it passes ours."""
+GUARD_PRIORITY = 5
+"""After filter: what rules.v4 passes by mistake, or after a flush, still has to get past us."""
+
+COMMENT_BYTES = 127  # NFTNL_UDATA_COMMENT_MAXLEN without its end
+
+# linux/netfilter/nfnetlink.h and nf_tables.h
+NETLINK_NETFILTER = 12
+NFT_MSG_GETTABLE = 10 << 8 | 1
+NFGENMSG = struct.Struct("=BBH")
+NFPROTO_INET = 1
+NFTA_TABLE_NAME, NFTA_TABLE_OWNER = 1, 7
+
+
+class KernelError(Exception):
+    """The kernel or nftables refuses; the message says what was refused, why, and the cure where one is known."""
+
+
+class _Admission(NamedTuple):
+    deadline: float
+    door: str
+
+
+class Table:
+    """The daemon's table, there from `install` until `close` or the death of the process.
+
+    Made after daemonising: it belongs to the process that holds the netlink socket.
+    """
+
+    def __init__(self) -> None:
+        self._admissions: Dict[Tuple[bytes, PortRange], _Admission] = {}
+        self._purge_at = 1024
+        self._has_ranges = False
+        self._installed = False
+        try:
+            import nftables  # Debian's python3-nftables; only a daemon with native doors or a guard needs it
+        except ImportError as error:
+            raise KernelError(
+                "native doors and the guard need the Python module nftables: apt install python3-nftables (%s)" % error
+            ) from error
+        before = _open_files()
+        self._nft = nftables.Nftables()
+        for descriptor, _file in _open_files() - before:
+            # libmnl's socket. A child that inherits it would keep the table, and every hole, alive after our death.
+            os.set_inheritable(descriptor, False)
+
+    def install(self, mark: int, doors: Iterable[Door], guards: Sequence[Guard]) -> None:
+        """Makes the table, or swaps mark and guard of the one that is there, in one transaction; admissions stay."""
+        has_ranges = self._has_ranges or any(
+            ports.first != ports.last for door in doors for ports in door.open_ports
+        )
+        lines = [] if self._installed else ["create table %s { flags owner; }" % TABLE]
+        lines += set_lines(has_ranges) + admit_lines(mark, has_ranges) + guard_lines(guards, has_ranges)
+        try:
+            self._run(lines)
+        except KernelError as error:
+            raise error if self._installed else KernelError(_explain(str(error))) from error
+        self._has_ranges = has_ranges
+        self._installed = True
+
+    def admit(self, now: float, source: bytes, door: Door) -> None:
+        """Lets `source` reach the door's ports until its timeout: extends what it has, never shortens it."""
+        deadline = now + door.open_timeout if door.open_timeout else math.inf
+        later = [
+            ports for ports in door.open_ports
+            if self._admissions.get((source, ports), _NEVER).deadline < deadline
+        ]
+        lines = []
+        for ports in later:
+            key = element(source, ports)
+            timeout = " timeout %dms" % math.ceil(door.open_timeout * 1000) if door.open_timeout else ""
+            lines += [
+                # Adding what is there extends it only from kernel 6.12 on, and deleting what is not there is an error.
+                "add element %s { %s }" % key,
+                "delete element %s { %s }" % key,
+                "add element %s { %s%s comment \"%s\" }" % (*key, timeout, comment(door.name)),
+            ]
+        self._run(lines)
+        self._admissions.update(((source, ports), _Admission(deadline, door.name)) for ports in later)
+        if len(self._admissions) > self._purge_at:
+            self._purge(now)
+
+    def revoke(self, source: bytes, door: Door) -> bool:
+        """Ends what `door` has opened for `source`; says whether there was anything to end."""
+        ended = [
+            key for key, admission in self._admissions.items()
+            if key[0] == source and (admission.door == door.name or key[1] in door.open_ports)
+        ]
+        lines = []
+        for key in ended:
+            where = element(*key)
+            # The kernel may have ended it by itself already: add first, so that there is something to delete.
+            lines += ["add element %s { %s }" % where, "delete element %s { %s }" % where]
+        self._run(lines)
+        for key in ended:
+            del self._admissions[key]
+        return bool(ended)
+
+    def close(self) -> None:
+        """Removes the table, and with it every admission."""
+        if self._installed:
+            self._installed = False
+            self._run(["delete table %s" % TABLE])
+
+    def _purge(self, now: float) -> None:
+        self._admissions = {key: held for key, held in self._admissions.items() if held.deadline > now}
+        self._purge_at = max(1024, 2 * len(self._admissions))
+
+    def _run(self, lines: List[str]) -> None:
+        if not lines:
+            return
+        status, _output, error = self._nft.cmd("\n".join(lines))
+        if status:
+            first = error.strip().splitlines()[0] if error and error.strip() else "nftables gives no reason"
+            raise KernelError(first)
+
+
+_NEVER = _Admission(-math.inf, "")
+
+
+# The text of the table: pure.
+
+
+def element(source: bytes, ports: PortRange) -> Tuple[str, str]:
+    """The set and the key of an admission, as nft spells them."""
+    family = "4" if len(source) == 4 else "6"
+    address = socket.inet_ntop(socket.AF_INET if family == "4" else socket.AF_INET6, source)
+    kind = "admitted" if ports.first == ports.last else "ranges"
+    return "%s %s%s" % (TABLE, kind, family), "%s . %s . %s" % (address, ports.protocol, _span(ports.first, ports.last))
+
+
+def comment(name: str) -> str:
+    """A door's name as nft's quoted strings can hold it."""
+    clean = "".join(letter if letter.isprintable() and letter != '"' else "?" for letter in name)
+    return clean.encode()[:COMMENT_BYTES].decode(errors="ignore")
+
+
+def set_lines(has_ranges: bool) -> List[str]:
+    """The sets; `add` leaves those that are there, with their elements, alone."""
+    sets = [("admitted", "timeout")] + ([("ranges", "interval,timeout")] if has_ranges else [])
+    return [
+        "add set %s %s%s { type %s . inet_proto . inet_service; flags %s; }" % (TABLE, name, family, kind, flags)
+        for name, flags in sets
+        for family, kind in (("4", "ipv4_addr"), ("6", "ipv6_addr"))
+    ]
+
+
+def admit_lines(mark: int, has_ranges: bool) -> List[str]:
+    """The chain that sets our bit of the mark on packets of admitted sources."""
+    return [
+        "add chain %s admit { type filter hook input priority %d; policy accept; }" % (TABLE, ADMIT_PRIORITY),
+        "flush chain %s admit" % TABLE,
+    ] + [
+        "add rule %s admit %s meta mark set meta mark | %#x" % (TABLE, match, mark) for match in admitted(has_ranges)
+    ]
+
+
+def guard_lines(guards: Sequence[Guard], has_ranges: bool) -> List[str]:
+    """The guard chain, anew; none without a guard file.
+
+    It asks the sets, not the mark: after someone's `nft flush ruleset` nobody clears foreign marks any more.
+    """
+    create = [
+        "add chain %s guard { type filter hook input priority %d; policy accept; }" % (TABLE, GUARD_PRIORITY),
+        "flush chain %s guard" % TABLE,
+    ]
+    if not guards:
+        return create + ["delete chain %s guard" % TABLE]
+    rules = ["iif lo accept", "ct state established,related accept"]
+    for guard in guards:
+        allowed = [
+            "%s saddr { %s } " % (family, ", ".join(str(network) for network in networks))
+            for family, networks in (("ip", _collapsed(guard.allow, 4)), ("ip6", _collapsed(guard.allow, 6)))
+            if networks
+        ]
+        if guard.knock:
+            allowed += [match + " " for match in admitted(has_ranges)]
+        for protocol in ("tcp", "udp"):
+            ports = _merged(guard.ports, protocol)
+            if not ports:
+                continue
+            where = "%s dport { %s }" % (protocol, ", ".join(_span(*span) for span in ports))
+            rules += ["%s %saccept" % (where, source) for source in allowed]
+            # A first SYN only: a session whose conntrack entry is lost (conntrack -F, a full table) lives on.
+            new = "tcp flags & (fin|syn|rst|ack) == syn" if protocol == "tcp" else "ct state new"
+            reset = "reject with tcp reset" if protocol == "tcp" else "reject"
+            rules.append("%s %s %s" % (where, new, "drop" if guard.refuse == "drop" else reset))
+    return create + ["add rule %s guard %s" % (TABLE, rule) for rule in rules]
+
+
+def admitted(has_ranges: bool) -> List[str]:
+    """The matches that hold for packets of admitted sources."""
+    return [
+        "%s saddr . meta l4proto . th dport @%s%s" % (protocol, name, family)
+        for name in (["admitted", "ranges"] if has_ranges else ["admitted"])
+        for protocol, family in (("ip", "4"), ("ip6", "6"))
+    ]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else "%d-%d" % (first, last)
+
+
+def _merged(ports: Iterable[PortRange], protocol: str) -> List[Tuple[int, int]]:
+    """Ranges that do not overlap: nft refuses others within one set."""
+    spans: List[Tuple[int, int]] = []
+    for first, last, _protocol in sorted(span for span in ports if span.protocol == protocol):
+        if spans and first <= spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+        else:
+            spans.append((first, last))
+    return spans
+
+
+def _collapsed(networks: Iterable[Network], version: int) -> List[Network]:
+    from ipaddress import collapse_addresses
+
+    return list(collapse_addresses(network for network in networks if network.version == version))  # type: ignore
+
+
+# Who is in the way.
+
+
+def _explain(error: str) -> str:
+    """Turns nftables' refusal to make the table into a sentence with its cause and cure."""
+    found, owner = _find_table()
+    if found and owner:
+        return "another process holds the nftables table %s: %s; stop it first" % (TABLE, _who(owner))
+    if found:
+        return "a table %s that nobody owns is in the way; remove it: nft delete table %s" % (TABLE, TABLE)
+    if "syntax error" in error or "not supported" in error or "Invalid argument" in error:
+        return "nftables refuses a table with an owner (kernel 5.12 and nftables 1.0 or later are needed): %s" % error
+    if "not permitted" in error:
+        return "nftables refuses to make the table %s: %s; CAP_NET_ADMIN is needed" % (TABLE, error)
+    return "nftables refuses to make the table %s: %s" % (TABLE, error)
+
+
+def _find_table() -> Tuple[bool, Optional[int]]:
+    """Whether our table is there, and the netlink port of its owner if it has one."""
+    name = TABLE.split()[1].encode() + b"\0"
+    name_attribute = struct.pack("=HH", 4 + len(name), NFTA_TABLE_NAME) + name.ljust((len(name) + 3) & ~3, b"\0")
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as query:
+            query.settimeout(1)
+            query.send(request(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(NFPROTO_INET, 0, 0) + name_attribute))
+            for kind, _flags, payload in messages(query.recv(65536)):
+                if kind == NFT_MSG_GETTABLE - 1:  # NFT_MSG_NEWTABLE
+                    owner = attributes(payload[NFGENMSG.size:]).get(NFTA_TABLE_OWNER)
+                    return True, struct.unpack(">I", owner)[0] if owner else None
+    except OSError:
+        pass
+    return False, None
+
+
+def _who(port: int) -> str:
+    """The process behind a netlink port: the kernel gives a process's first socket its id (netlink(7))."""
+    try:
+        with open("/proc/%d/cmdline" % port, "rb") as cmdline:
+            command = cmdline.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return "netlink port %d (its process cannot be seen from here)" % port
+    return "process %d (%s)" % (port, command)
+
+
+def _open_files() -> Set[Tuple[int, str]]:
+    """Our descriptors and what they are open on."""
+    files = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            files.add((int(name), os.readlink("/proc/self/fd/" + name)))
+        except FileNotFoundError:
+            pass  # the descriptor that has listed the others
+    return files

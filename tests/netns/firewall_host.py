@@ -1,0 +1,120 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's server as a host of its own: /etc, /run and /var/lib are private, so our modules run there as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
+
+from ..unit.firewall.rendering import CHECKOUT, host_with, render
+from .lab import Lab, eventually, run
+
+PREPARE = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs private "$1"
+mkdir "$1/etc" "$1/run" "$1/lib"
+cp -a /etc/. "$1/etc"
+rm -rf "$1/etc/iptables" "$1/etc/knockd-guard.conf"
+mkdir "$1/etc/iptables"
+mount --bind "$1/etc" /etc
+mount --bind "$1/lib" /var/lib
+mount --bind "$1/run" /run
+for family in iptables ip6tables; do
+    for command in $family $family-save $family-restore; do
+        ln -sf "/usr/sbin/$family-$2${command#$family}" "/etc/alternatives/$command"
+    done
+done
+echo ready
+exec sleep infinity
+"""
+"""Without /run/systemd the modules know that systemd does not run here."""
+
+
+class FirewallHost:
+    """What an administrator does on the server, and what our modules do there."""
+
+    def __init__(self, lab: Lab, directory: Path, backend: str) -> None:
+        self.lab = lab
+        self.collections = directory / "collections"
+        (self.collections / "ansible_collections" / "sesame").mkdir(parents=True)
+        (self.collections / "ansible_collections" / "sesame" / "knock").symlink_to(CHECKOUT)
+        mounts = directory / "host"
+        mounts.mkdir()
+        self._holder = subprocess.Popen(
+            lab.server.command("unshare", "--mount", "sh", "-c", PREPARE, "sh", str(mounts), backend),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        assert self._holder.stdout
+        answer = self._holder.stdout.readline()
+        assert answer == "ready\n", answer
+
+    def remove(self) -> None:
+        self._holder.kill()
+        self._holder.wait()
+
+    def command(self, *command: str) -> tuple[str, ...]:
+        return ("nsenter", "--target", str(self._holder.pid), "--mount", "--net", *command)
+
+    def run(self, *command: str, text: str = "") -> str:
+        return run(*self.command(*command), text=text)
+
+    def sh(self, script: str) -> str:
+        return self.run("sh", "-ec", script)
+
+    def module(self, name: str, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        """What a module answers; a failure is an answer too."""
+        arguments = {"_ansible_check_mode": check, "_ansible_diff": True, **arguments}
+        done = subprocess.run(
+            self.command(sys.executable, str(CHECKOUT / "plugins" / "modules" / (name + ".py"))),
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(self.collections), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        assert done.stdout, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def apply(self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any) -> dict[str, Any]:
+        """The role's candidate for these variables, made live."""
+        info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
+        texts = {name: render(name, info, **variables) for name in ("rules.v4.j2", "rules.v6.j2", "guard.conf.j2")}
+        return self.module(
+            "firewall", check, state="applied", rules_v4=texts["rules.v4.j2"], rules_v6=texts["rules.v6.j2"],
+            guard=texts["guard.conf.j2"] if guard else None, revert_after=revert_after,
+        )
+
+    def confirm(self) -> dict[str, Any]:
+        return self.module("firewall", state="confirmed")
+
+    def revert(self) -> dict[str, Any]:
+        return self.module("firewall", state="reverted")
+
+    def rules(self) -> str:
+        """The live rules and chains of both families, table by table, without what only says that a table is there."""
+        lines = []
+        for command in ("iptables", "ip6tables"):
+            tables = parse(self.run(command + "-save"))
+            for name in sorted(tables):
+                chains = [":%s %s" % item for item in tables[name].chains.items() if item[1] != "ACCEPT"]
+                lines += ["%s -t %s %s\n" % (command, name, line) for line in chains + tables[name].rules]
+        return "".join(lines)
+
+    def reverts(self) -> None:
+        eventually(lambda: "KNOCK" not in self.rules(), "the revert fires")
+
+    def mark(self, address: str, mark: str = "0x1000") -> None:
+        """What the daemon does for an admitted source: its table, its chain, at its priority."""
+        family = "ip6" if ":" in address else "ip"
+        self.run("nft", "-f", "-", text="""
+            table inet admitted_%s { chain marks { type filter hook input priority -5;
+                %s saddr %s meta mark set meta mark | %s; }; }
+        """ % (secrets.token_hex(2), family, address, mark))

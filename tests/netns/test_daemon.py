@@ -1,0 +1,321 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The daemon as a process: its signals, its log, its interfaces, and what strangers may do to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python
+
+LONG = SSH.format(open_timeout=600)
+
+
+# Signals and reload.
+
+
+def test_hup_takes_the_new_doors(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    daemon.reload(LONG.replace("21001:tcp,11003:tcp", "10041:tcp,10043:tcp"))
+    walled.knock(*KNOCKS)
+    walled.knock("10041", "10043", "31002")
+    walled.opens()
+    assert daemon.log.count("OPEN SESAME") == 1
+    assert "re-reading config file: %s" % daemon.config in daemon.log
+
+
+def test_hup_with_a_bad_file_keeps_the_old_one_and_names_the_line(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    daemon.reload(LONG + "[ssh2]\nsequence = 70000\n")
+    daemon.await_log("keeping the old configuration", "knockd.conf:12:")
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_hup_loses_no_knock_in_progress(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    walled.knock(*KNOCKS[:2])
+    daemon.await_log("Stage 2")
+    daemon.reload()
+    walled.knock(KNOCKS[2])
+    walled.opens()
+
+
+def test_hup_loses_no_admission(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    walled.knock(*KNOCKS)
+    walled.opens()
+    daemon.reload(LONG.replace("21001:tcp", "10041:tcp"))
+    assert walled.is_open()
+
+
+def test_it_sleeps_when_nothing_happens(lab: Lab) -> None:
+    daemon = lab.daemon(LONG)
+
+    def switches() -> int:
+        status = Path("/proc/%d/status" % daemon.pid).read_text()
+        return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
+
+    lab.knock(*KNOCKS)
+    daemon.await_log("OPEN SESAME")
+    settled = []
+    eventually(lambda: settled.append(switches()) or settled[-1] == (settled[-20:] + [0])[0] or None)
+
+
+# The log.
+
+
+def test_no_port_of_a_sequence_is_logged(walled: Lab) -> None:
+    daemon = walled.daemon(LONG, "-v")
+    walled.knock(*KNOCKS)
+    walled.knock("11003", "21001")
+    walled.opens()
+    daemon.terminate()
+    assert "OPEN SESAME" in daemon.log
+    for port in KNOCKS:
+        assert port not in daemon.log
+
+
+def test_debugging_shows_packets(walled: Lab) -> None:
+    daemon = walled.daemon(LONG, "-D")
+    walled.knock(*KNOCKS)
+    daemon.await_log(*KNOCKS)
+
+
+def test_the_log_file_has_the_classic_form_and_is_reopened(lab: Lab) -> None:
+    path = lab.directory / "knockd.log"
+    daemon = lab.daemon(LONG.replace("[options]", "[options]\nLogFile = DIR/knockd.log"))
+    first = path.read_text().splitlines()[0]
+    assert first[0] + first[5] + first[8] + first[11] + first[14] + first[17:] == "[-- :] starting up, listening on eth0"
+    path.rename(lab.directory / "knockd.log.1")
+    daemon.reload()
+    lab.knock(*KNOCKS)
+    eventually(lambda: "%s: ssh: OPEN SESAME" % CLIENT in path.read_text())
+    assert daemon.log == ""
+
+
+def test_a_removed_log_file_is_made_again(lab: Lab) -> None:
+    path = lab.directory / "knockd.log"
+    lab.daemon(LONG, "-g", str(path))
+    path.unlink()
+    lab.knock(*KNOCKS)
+    eventually(lambda: path.exists() and "OPEN SESAME" in path.read_text())
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/knockd.log", "/dev/full"])
+def test_a_log_that_cannot_be_written_does_not_stop_it(walled: Lab, path: str) -> None:
+    walled.daemon(LONG, "-g", path)
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_names_are_looked_up_when_asked_for(lab: Lab) -> None:
+    daemon = lab.daemon(LONG, "-l")
+    lab.knock(*KNOCKS)
+    daemon.await_log("): ssh: OPEN SESAME")
+    assert "%s (" % CLIENT in daemon.log
+
+
+# Interfaces.
+
+
+def test_an_interface_may_be_absent_at_start(walled: Lab) -> None:
+    walled.unplug("eth0")
+    daemon = walled.daemon(LONG)
+    daemon.await_log("starting up, listening on eth0", "eth0: not there yet")
+    walled.plug("eth0")
+    daemon.await_log("listening on eth0 (%s, %s" % (SERVER, ""))
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_an_interface_may_be_deleted_and_come_back(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    walled.unplug("eth0")
+    daemon.await_log("eth0: gone")
+    walled.plug("eth0")
+    daemon.await_log("listening on eth0 (%s" % SERVER)
+    eventually(lambda: daemon.log.count("(%s" % SERVER) == 2)
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_an_interface_may_go_down_and_up(walled: Lab) -> None:
+    walled.daemon(LONG)
+    walled.server.ip("link", "set", "eth0", "down")
+    walled.server.ip("link", "set", "eth0", "up")
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_an_address_added_later_counts(walled: Lab) -> None:
+    walled.unplug("eth0")
+    walled.plug("eth0", addresses=False)
+    daemon = walled.daemon(LONG)
+    daemon.await_log("no address yet")
+    walled.address("eth0")
+    daemon.await_log(SERVER)
+    for server in (SERVER, SERVER6):
+        walled.knock(*KNOCKS, to=server)
+        walled.opens(server)
+
+
+def test_a_knock_at_another_address_does_not_count(walled: Lab) -> None:
+    walled.server.ip("address", "add", "198.19.0.9/32", "dev", "lo")
+    walled.client.ip("route", "add", "198.19.0.9", "via", SERVER)
+    daemon = walled.daemon(LONG)
+    walled.knock(*KNOCKS, to="198.19.0.9")
+    walled.knock(*KNOCKS)
+    walled.opens()
+    assert daemon.log.count("OPEN SESAME") == 1
+
+
+@pytest.mark.parametrize("interface", ["any", "lo,eth0"])
+def test_it_listens_on_several_interfaces(walled: Lab, interface: str) -> None:
+    daemon = walled.daemon(LONG, interface=interface)
+    assert "starting up, listening on %s\n" % interface in daemon.log
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+# What strangers and other processes do.
+
+
+def test_a_second_daemon_is_told_who_holds_the_table(lab: Lab) -> None:
+    first = lab.daemon(LONG)
+    second = lab.daemon(LONG, ready=False)
+    assert second.process.wait() == 1
+    assert second.log.count("\n") == 1
+    assert "holds the nftables table inet knockd: process %d (" % first.pid in second.log
+    assert first.process.poll() is None
+
+
+def test_a_table_that_nobody_owns_is_an_error_with_the_cure(lab: Lab) -> None:
+    lab.nft("table inet knockd { }")
+    daemon = lab.daemon(LONG, ready=False)
+    assert daemon.process.wait() == 1
+    assert "nft delete table inet knockd" in daemon.log
+
+
+def test_no_child_keeps_the_table_alive(walled: Lab) -> None:
+    daemon = walled.daemon(
+        LONG + "[job]\nsequence = 21007,11005,31006\nstart_command = echo $$ > DIR/pid; exec sleep 60\n")
+    walled.knock(*KNOCKS)
+    walled.opens()
+    walled.knock("21007", "11005", "31006")
+    child = walled.directory / "pid"
+    eventually(lambda: child.exists() and child.read_text().strip())
+    daemon.kill()
+    try:
+        assert not walled.is_open()
+        walled.daemon(LONG)
+    finally:
+        os.kill(int(child.read_text()), 9)
+
+
+def test_garbage_is_no_trouble(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    chance = random.Random(1)
+    target = walled.mac("eth0")
+    with walled.client, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("eth0", 0))
+        for _ in range(3000):
+            kind = chance.choice([b"\x08\x00", b"\x86\xdd", b"\x81\x00", chance.randbytes(2)])
+            body = bytearray(chance.randbytes(chance.randrange(120)))
+            if body:
+                body[0] = chance.choice([0x45, 0x4F, 0x40, 0x60, body[0]])
+            if len(body) > 40:
+                body[9] = body[6] = chance.choice([6, 17])
+                body[22:24] = body[42:44] = (21001).to_bytes(2, "big")
+            with contextlib.suppress(OSError):
+                wire.send(target + bytes(6) + kind + bytes(body))
+    walled.knock(*KNOCKS)
+    walled.opens()
+    assert "Traceback" not in daemon.log
+    assert daemon.process.poll() is None
+
+
+# The command line.
+
+
+def knockd(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        lab.server.command(python(), "-m", "knockd", *arguments),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True,
+    )
+
+
+def test_an_unknown_option_is_an_error(lab: Lab) -> None:
+    asked = knockd(lab, "--frobnicate")
+    assert asked.returncode == 1
+    assert "--frobnicate" in asked.stderr
+
+
+@pytest.mark.parametrize(("option", "answer"), [("-V", "knockd "), ("--version", "knockd "), ("-h", "--only-ip-v4")])
+def test_it_tells_about_itself(lab: Lab, option: str, answer: str) -> None:
+    asked = knockd(lab, option)
+    assert asked.returncode == 0
+    assert answer in asked.stdout
+
+
+def test_check_accepts_a_good_file_and_warns_of_a_weak_one(lab: Lab) -> None:
+    (lab.directory / "good").write_text(LONG)
+    asked = knockd(lab, "--check", "-c", str(lab.directory / "good"))
+    assert (asked.returncode, asked.stderr) == (0, "")
+    (lab.directory / "weak").write_text(LONG.replace("21001:tcp,11003:tcp,31002:tcp", "7000,8000,9000"))
+    asked = knockd(lab, "--check", "-c", str(lab.directory / "weak"))
+    assert asked.returncode == 0
+    assert "warning" in asked.stderr
+
+
+@pytest.mark.parametrize("line", ["sequence = 0", "sequence = 21001:icmp", "frobnicate = 1", "open_ports = 70000/tcp"])
+def test_check_refuses_a_bad_line_and_names_it(lab: Lab, line: str) -> None:
+    (lab.directory / "bad").write_text("[ssh]\n%s\n" % line)
+    asked = knockd(lab, "--check", "-c", str(lab.directory / "bad"))
+    assert asked.returncode == 1
+    assert "bad:2:" in asked.stderr
+    assert asked.stderr.count("\n") == 1
+
+
+def test_check_judges_the_guard_file(lab: Lab) -> None:
+    (lab.directory / "guard.conf").write_text("[ssh]\nports = 22/tcp\nallow = nowhere\n")
+    config = lab.directory / "knockd.conf"
+    config.write_text(LONG.replace("[options]", "[options]\nGuard = %s/guard.conf" % lab.directory))
+    asked = knockd(lab, "--check", "-c", str(config))
+    assert asked.returncode == 1
+    assert "guard.conf" in asked.stderr
+
+
+def test_a_missing_file_is_one_clear_error(lab: Lab) -> None:
+    asked = knockd(lab, "-c", "/nonexistent")
+    assert asked.returncode == 1
+    assert "/nonexistent" in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+def test_d_becomes_a_daemon_that_is_ready_when_the_command_returns(walled: Lab) -> None:
+    config, pid_file = walled.directory / "knockd.conf", walled.directory / "pid"
+    config.write_text(LONG)
+    done = knockd(walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file), "-g", str(walled.directory / "log"))
+    assert done.returncode == 0, done.stderr
+    pid = int(pid_file.read_text())
+    try:
+        walled.knock(*KNOCKS)
+        walled.opens()
+        second = knockd(walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file))
+        assert second.returncode == 1
+        assert "process %d" % pid in second.stderr
+    finally:
+        os.kill(pid, 15)
+    eventually(lambda: not Path("/proc/%d" % pid).exists())
+    assert not walled.is_open()
+    assert not pid_file.exists()

@@ -1,0 +1,225 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packets and the kernel's filter: both see the same knocks, and garbage is nothing to either."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from knockd import bpf
+from knockd.model import Door
+from knockd.packet import TCP, UDP, Packet, parse
+from knockd.sequence import Knock
+
+SYN = 0x02
+V4, V6 = bytes((198, 18, 0, 1)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::1")
+V4_ME, V6_ME = bytes((198, 18, 0, 2)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::2")
+
+
+def transport(protocol: int, port: int, flags: int = SYN) -> bytes:
+    if protocol == TCP:
+        return struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, flags, 64240, 0, 0)
+    return struct.pack("!HHHH", 40000, port, 9, 0) + b"x"
+
+
+def ipv4(protocol: int, port: int, flags: int = SYN, options: int = 0, fragment: int = 0) -> bytes:
+    """An IPv4 packet with `options` words of options and the given fragment field."""
+    rest = transport(protocol, port, flags)
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x45 + options, 0, 20 + 4 * options + len(rest), 7, fragment, 64, protocol, 0, V4, V4_ME
+    )
+    return header + b"\x01" * 4 * options + rest
+
+
+def ipv6(protocol: int, port: int, flags: int = SYN) -> bytes:
+    rest = transport(protocol, port, flags)
+    return struct.pack("!IHBB16s16s", 6 << 28, len(rest), protocol, 64, V6, V6_ME) + rest
+
+
+def doors(*knocks: tuple[int, str]) -> list[Door]:
+    return [Door("d", tuple(Knock(port, protocol) for port, protocol in knocks))]
+
+
+def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int = bpf.PACKET_HOST) -> int:
+    """Interpret the program as the kernel does (Documentation/networking/filter.rst); the bytes that pass, 0 for none."""
+    a = x = place = 0
+
+    def load(offset: int, size: int) -> int:
+        if offset + size > len(data):
+            raise IndexError
+        return int.from_bytes(data[offset : offset + size], "big")
+
+    jumps: dict[int, Callable[[int], bool]] = {
+        bpf.JUMP_EQUAL: lambda k: a == k,
+        bpf.JUMP_GREATER: lambda k: a > k,
+        bpf.JUMP_GREATER_EQUAL: lambda k: a >= k,
+        bpf.JUMP_BITS: lambda k: bool(a & k),
+    }
+    try:
+        while True:
+            code, yes, no, k = program[place]
+            place += 1
+            if code == bpf.RETURN:
+                return k
+            if code in jumps:
+                place += yes if jumps[code](k) else no
+            elif code == bpf.JUMP:
+                place += k
+            elif code == bpf.LOAD_WORD:
+                a = packet_type if k == bpf.PACKET_TYPE else load(k, 4)
+            elif code == bpf.LOAD_HALF:
+                a = load(k, 2)
+            elif code == bpf.LOAD_BYTE:
+                a = load(k, 1)
+            elif code == bpf.LOAD_HALF_AFTER_X:
+                a = load(x + k, 2)
+            elif code == bpf.LOAD_X:
+                x = k
+            elif code == bpf.LOAD_X_HEADER_LENGTH:
+                x = 4 * (load(k, 1) & 15)
+            elif code == bpf.X_TO_A:
+                a = x
+            elif code == bpf.SHIFT_RIGHT:
+                a >>= k
+            else:
+                raise AssertionError(f"unknown instruction {code:#x}")
+    except IndexError:
+        return 0  # a load beyond the packet ends the program
+
+
+# Packets
+
+
+@pytest.mark.parametrize("options", range(11))
+def test_an_ipv4_knock_is_read_with_any_options(options: int) -> None:
+    assert parse(ipv4(TCP, 20113, SYN, options)) == Packet(V4, V4_ME, TCP, 20113, SYN)
+    assert parse(ipv4(UDP, 11873, options=options)) == Packet(V4, V4_ME, UDP, 11873, 0)
+
+
+def test_an_ipv6_knock_is_read() -> None:
+    assert parse(ipv6(TCP, 20113, 0x12)) == Packet(V6, V6_ME, TCP, 20113, 0x12)
+    assert parse(memoryview(ipv6(UDP, 11873))) == Packet(V6, V6_ME, UDP, 11873, 0)
+
+
+def test_a_first_fragment_counts_and_a_later_one_does_not() -> None:
+    assert parse(ipv4(UDP, 11873, fragment=0x2000)) is not None
+    assert parse(ipv4(UDP, 11873, fragment=0x4000)) is not None  # do not fragment
+    assert parse(ipv4(UDP, 11873, fragment=0x2001)) is None
+
+
+@pytest.mark.parametrize("data", [ipv4(TCP, 1), ipv4(TCP, 1, options=10), ipv4(UDP, 1), ipv6(TCP, 1), ipv6(UDP, 1)])
+def test_a_packet_that_is_cut_short_anywhere_is_nothing_or_itself(data: bytes) -> None:
+    for length in range(len(data)):
+        assert parse(data[:length]) in (None, parse(data))
+
+
+@given(st.binary(max_size=100))
+def test_garbage_is_nothing_and_never_an_exception(data: bytes) -> None:
+    packet = parse(data)
+    assert packet is None or (packet.protocol in (TCP, UDP) and 0 <= packet.port <= 65535)
+
+
+@given(st.sampled_from([ipv4(TCP, 1), ipv4(UDP, 1, options=3), ipv6(TCP, 1)]), st.data())
+def test_a_damaged_packet_never_raises(data: bytes, draw: st.DataObject) -> None:
+    damaged = bytearray(data)
+    for _ in range(draw.draw(st.integers(1, 4))):
+        damaged[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    parse(bytes(damaged))
+
+
+# The filter
+
+PORTS = st.lists(st.tuples(st.integers(1, 65535), st.sampled_from(("tcp", "udp"))), max_size=60)
+
+
+@given(PORTS, st.data())
+def test_the_filter_passes_exactly_the_knocks_of_the_doors(ports: list[tuple[int, str]], draw: st.DataObject) -> None:
+    program = bpf.program(doors(*ports))
+    near = [port + step for port, _ in ports for step in (-1, 0, 1) if 0 <= port + step <= 65535]
+    for port in near + draw.draw(st.lists(st.integers(0, 65535), max_size=5)):
+        for protocol, word in ((TCP, "tcp"), (UDP, "udp")):
+            for data in (ipv4(protocol, port), ipv4(protocol, port, options=10), ipv6(protocol, port)):
+                assert bool(run(program, data)) == ((port, word) in ports)
+
+
+@given(st.binary(max_size=80), st.data())
+def test_the_filter_never_drops_what_would_be_read_as_a_knock(data: bytes, draw: st.DataObject) -> None:
+    data = bytes((draw.draw(st.sampled_from((0x45, 0x46, 0x4F, 0x44, 0x60, 0x6F, 0x00, 0x52))),)) + data
+    packet = parse(data)
+    if packet and packet.port:
+        word = "tcp" if packet.protocol == TCP else "udp"
+        assert run(bpf.program(doors((packet.port, word))), data) >= min(len(data), 74)
+        assert run(bpf.program(doors((packet.port ^ 1 or 1, word))), data) == 0 or packet.port == 1
+    else:
+        every = bpf.program(doors(*((port, word) for port in range(1, 65536) for word in ("tcp", "udp"))))
+        assert len(every) < 40
+        # Only too short a tcp header gets this far.
+        assert run(every, data) == 0 or parse(data + bytes(20)) is not None
+
+
+@pytest.mark.parametrize("packet_type", [1, 2, 3, 4, 5, 6])  # broadcast, multicast, others', outgoing, loopback, user
+def test_frames_that_are_not_for_this_host_do_not_pass(packet_type: int) -> None:
+    program = bpf.program(doors((20113, "tcp")))
+    assert run(program, ipv4(TCP, 20113)) == bpf.SNAP
+    assert run(program, ipv4(TCP, 20113), packet_type) == 0
+
+
+def test_what_passes_is_long_enough_for_all_that_is_read() -> None:
+    longest = ipv4(TCP, 20113, options=10) + bytes(1000)
+    assert parse(longest[: run(bpf.program(doors((20113, "tcp"))), longest)]) == parse(longest)
+
+
+def test_no_doors_let_nothing_pass() -> None:
+    assert run(bpf.program([]), ipv4(TCP, 20113)) == 0
+    assert run(bpf.program([Door("used up", ())]), ipv6(UDP, 20113)) == 0
+
+
+def test_a_thousand_ports_are_filtered_exactly() -> None:
+    ports = random.Random(1).sample(range(1, 65536), 1000)
+    tcp, udp = set(ports[:600]), set(ports[600:])
+    program = bpf.program(doors(*((port, "tcp") for port in tcp), *((port, "udp") for port in udp)))
+    assert len(program) <= 4096  # BPF_MAXINSNS
+    for port in range(0, 65536, 3):
+        assert bool(run(program, ipv4(TCP, port))) == (port in tcp)
+        assert bool(run(program, ipv6(UDP, port))) == (port in udp)
+
+
+def test_ports_in_a_row_cost_one_range() -> None:
+    program = bpf.program(doors(*((port, "udp") for port in range(1024, 60000))))
+    assert len(program) == len(bpf.program([])) + 2
+    assert [bool(run(program, ipv6(UDP, port))) for port in (1023, 1024, 59999, 60000)] == [False, True, True, False]
+
+
+def test_beyond_what_fits_more_passes_and_nothing_is_lost() -> None:
+    ports = random.Random(2).sample(range(1, 65536), 5000)
+    program = bpf.program(doors(*((port, "tcp") for port in ports)))
+    assert len(program) <= 4096
+    assert all(run(program, ipv4(TCP, port)) for port in ports)
+    assert sum(bool(run(program, ipv4(TCP, port))) for port in range(1, 65536, 7)) < 65536 / 7 / 2
+    assert not run(program, ipv4(UDP, ports[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+@pytest.mark.parametrize("wide", [1, 2])
+def test_the_kernel_takes_the_largest_program_within_a_small_optmem(wide: int) -> None:
+    ports = [port + step for port in range(1, 60001, 60) for step in range(wide)]
+    code = bpf.pack(bpf.program(doors(*((port, "tcp") for port in ports))))
+    assert len(code) % 8 == 0
+    buffer = ctypes.create_string_buffer(code, len(code))
+    filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
+        target.setsockopt(socket.SOL_SOCKET, 26, filter_program)  # SO_ATTACH_FILTER
+        # The kernel charges its own form of the program, with two instructions for a jump that has two targets or
+        # for a return, against net.core.optmem_max: 20,480 bytes on Debian 12.
+        programmed = bpf.program(doors(*((port, "tcp") for port in ports)))
+        charged = sum(2 if code == bpf.RETURN or (yes and no) else 1 for code, yes, no, _ in programmed)
+        assert 8 * charged < 20480 - 1000

@@ -1,0 +1,101 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input: one clear error each, from the real playbook, before a single connection to the host was tried."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+GOOD = "20113:tcp,11873:udp,28391:tcp"
+ALLOWED = ["198.18.200.0/24"]
+
+# host: (its variables, what the error names, what it must name as well)
+MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no_sequence": ({}, "knock_sequence is not set for no_sequence", "lookup('sesame.knock.sequence')"),
+    "empty_sequence": ({"knock_sequence": ""}, "knock_sequence is not set for empty_sequence", "vaulted"),
+    "port_0": ({"knock_sequence": "20113:tcp,0:tcp"}, "knock_sequence: knock 2, '0:tcp'", "1 to 65535"),
+    "port_70000": ({"knock_sequence": [20113, 70000]}, "knock_sequence: knock 2, '70000'", "1 to 65535"),
+    "protocol": ({"knock_sequence": "20113:tcp,20114:sctp"}, "knock_sequence: knock 2, '20114:sctp'", "tcp and udp"),
+    "own_port": ({"knock_sequence": "20113:tcp,22:tcp,28391:tcp"}, "[ssh]", "22/tcp"),
+    "same_sequence": (
+        {
+            "knock_sequence": GOOD,
+            "knockd_doors": [{"name": "web", "sequence": GOOD.split(","), "open_ports": ["443/tcp"]}],
+        },
+        "[web]",
+        "[ssh]",
+    ),
+    "door_without_sequence": (
+        {"knock_sequence": GOOD, "knockd_doors": [{"name": "web", "open_ports": ["443/tcp"]}]},
+        "knockd_doors[0].sequence",
+        "empty",
+    ),
+    "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd.conf:", "ssh"),
+    "two_lines": ({"knock_sequence": GOOD, "knockd_tcpflags": "syn\nnonsense"}, "knockd.conf:", "nonsense"),
+    "unknown_preset": ({"knock_sequence": GOOD, "knockd_preset": "magic"}, "knockd_preset", "native"),
+    "no_allowlist": ({"knock_sequence": GOOD, "knock_firewall_allowlist": None}, "knock_firewall_allowlist", ""),
+    "empty_allowlist": (
+        {"knock_sequence": GOOD, "knock_firewall_allowlist": []},
+        "knock_firewall_allowlist",
+        "knock_firewall_allow_empty_allowlist",
+    ),
+    "host_bits": (
+        {"knock_sequence": GOOD, "knock_firewall_allowlist": ["198.18.200.7/24"]},
+        "knock_firewall_allowlist",
+        "198.18.200.0/24",
+    ),
+    "not_a_network": (
+        {"knock_sequence": GOOD, "knock_firewall_allowlist": ["office"]},
+        "knock_firewall_allowlist",
+        "office",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """One run of site.yml over hosts that are not there, each with a mistake of its own."""
+    hosts = {
+        name: {
+            # TEST-NET of benchmarking that nobody routes: a connection would show as unreachable
+            "ansible_host": "198.18.255.254",
+            "knock_firewall_allowlist": ALLOWED,
+            **variables,
+        }
+        for name, (variables, _, _) in MISTAKES.items()
+    }
+    del hosts["no_allowlist"]["knock_firewall_allowlist"]
+    inventory = tmp_path_factory.mktemp("inventory") / "hosts.yml"
+    common = {"ansible_ssh_common_args": "-o ConnectTimeout=1"}
+    inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
+    command = ["ansible-playbook", "-i", str(inventory), "--forks", "4", str(ROOT / "playbooks" / "site.yml")]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+
+
+@pytest.mark.parametrize("host", MISTAKES)
+def test_a_mistake_is_one_clear_error_before_anything_changes(
+    host: str, run: subprocess.CompletedProcess[str]
+) -> None:
+    _, named, cure = MISTAKES[host]
+    failures = re.findall(r"^fatal: \[%s\]: (\S+) => (.*(?:\n .*|\n\})*)" % host, run.stdout, re.MULTILINE)
+    assert len(failures) == 1, run.stdout + run.stderr
+    status, message = failures[0]
+    assert status == "FAILED!", message
+    assert named in message.replace('\\"', '"')
+    assert cure in message.replace('\\"', '"')
+    recap = re.search(r"^%s +: .*" % host, run.stdout, re.MULTILINE)
+    assert recap and "changed=0" in recap.group() and "unreachable=0" in recap.group()
+
+
+def test_no_error_shows_a_whole_sequence(run: subprocess.CompletedProcess[str]) -> None:
+    shown = run.stdout + run.stderr
+    assert GOOD not in shown
+    assert not re.search(r"20113.{1,8}11873", shown)

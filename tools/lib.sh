@@ -1,0 +1,68 @@
+# What the tools share: where things are, how they talk, how they become root.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
+set -euo pipefail
+tool=$(realpath "$0")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cache=$PWD/.cache
+logs=$cache/logs
+venv=$cache/venv
+# molecule and ansible-lint call their helpers by name. Shims of a Python version manager only look like interpreters.
+PATH=$venv/bin:$(tr : '\n' <<<"$PATH" | grep -v '/shims$' | paste -sd :):/usr/sbin:/sbin
+export PATH
+export ANSIBLE_COLLECTIONS_PATH=$cache/collections
+export ANSIBLE_HOME=$cache/ansible # nothing of ours in the person's ~/.ansible, and nothing of theirs here
+mkdir -p "$logs"
+
+say() { printf '==> %s\n' "$*"; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# step DESCRIPTION COMMAND...: run it with its output in a log, show every few seconds that it is alive, and
+# print the end of the log if it fails.
+step() {
+    local what=$1 log started=$SECONDS child sign_of_life=10
+    log=$logs/$(tr -cs 'a-zA-Z0-9\n' - <<<"$1").log
+    shift
+    printf '==> %s ...\n' "$what"
+    "$@" >"$log" 2>&1 </dev/null &
+    child=$!
+    while kill -0 "$child" 2>/dev/null; do
+        sleep 0.2
+        if ((SECONDS - started >= sign_of_life)); then
+            printf '    %s: %s s, still working (%s)\n' "$what" $((SECONDS - started)) "${log#"$PWD"/}"
+            sign_of_life=$((sign_of_life + 10))
+        fi
+    done
+    if ! wait "$child"; then
+        tail -n 40 "$log" >&2
+        die "$what failed; the whole log is ${log#"$PWD"/}"
+    fi
+}
+
+# packages NAME...: install what is missing of these Debian packages. Jobs that run side by side take turns.
+packages() {
+    exec 8>"$cache/apt.lock"
+    flock 8
+    local missing=() name
+    for name; do
+        dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+    done
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+    flock --unlock 8
+}
+install_packages() {
+    [ -n "$(find /var/lib/apt/lists -name '*Packages*' -mtime -1 -print -quit 2>/dev/null)" ] ||
+        step "apt-get update" as_root apt-get update
+    step "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@"
+}
+
+# needs_docker "$@": continue this tool with the docker group, which a login session that is older than the
+# person's membership does not have yet.
+needs_docker() {
+    [ "$(id -u)" = 0 ] || [ -w /var/run/docker.sock ] || exec sg docker -c "$(printf '%q ' "$tool" "$@")"
+}
