@@ -12,6 +12,7 @@ PATH=$venv/bin:$(tr : '\n' <<<"$PATH" | grep -v '/shims$' | paste -sd :):/usr/sb
 export PATH
 export ANSIBLE_COLLECTIONS_PATH=$cache/collections
 export ANSIBLE_HOME=$cache/ansible # nothing of ours in the person's ~/.ansible, and nothing of theirs here
+export ANSIBLE_PIPELINING=true # one round trip a task instead of three
 mkdir -p "$logs"
 
 say() { printf '==> %s\n' "$*"; }

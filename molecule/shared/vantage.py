@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "roles" / "knock_client" / "files"))
 from sesame_knock import _knocker, _sequence  # noqa: E402
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+C_KNOCK = str(ROOT / ".cache" / "c-knockd" / "bin" / "knock")
 PROXY = ROOT / "roles" / "knock_client" / "files" / "knock-proxy"
 
 

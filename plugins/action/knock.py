@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The action of `sesame.knock.knock`: knocks from the controller, or hands the module to the machine it is delegated to."""
+"""The action of `sesame.knock.knock`: knocks from the controller, or has the module do it where it is delegated to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters for the firewall's variables: networks by family, ports as iptables spells them, and what is wrong with either."""
+"""Filters for the firewall's variables: networks by family, ports for iptables, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ def _network(item: Any) -> IPv4Network | IPv6Network:
             interface = ip_interface(text)
         except ValueError:
             raise ValueError(
-                "'%s' is not an IPv4 or IPv6 address or network: write for example 198.51.100.7 or 2001:db8:5::/64" % text
+                "'%s' is not an IPv4 or IPv6 address or network: write for example 198.51.100.7 or 2001:db8:5::/64"
+                % text
             ) from None
         raise ValueError(
             "'%s' has host bits set: write %s for the network, or %s for the one address"
             % (text, interface.network, interface.ip)
         ) from None
     if network.prefixlen == 0:
-        raise ValueError("'%s' is everybody, and would leave the port open: name the networks that you come from" % text)
+        raise ValueError(
+            "'%s' is everybody, and would leave the port open: name the networks that you come from" % text
+        )
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
-        raise ValueError("'%s' is an IPv4 address in IPv6 clothes: write %s" % (text, network.network_address.ipv4_mapped))
+        raise ValueError(
+            "'%s' is an IPv4 address in IPv6 clothes: write %s" % (text, network.network_address.ipv4_mapped)
+        )
     return network
 
 
@@ -62,7 +67,7 @@ def covers(value: Any, address: str) -> bool:
 
 
 def ports(value: Any) -> list[dict[str, Any]]:
-    """Read `22/tcp`, `60000-60010/udp`: a list of `first`, `last`, `protocol`, `name`, and `dport` as iptables spells it."""
+    """Read `22/tcp`, `60000-60010/udp`: as `first`, `last`, `protocol`, `name`, and `dport` as iptables spells it."""
     try:
         found = list(dict.fromkeys(parse_ports(item) for item in value))
     except RulesError as error:

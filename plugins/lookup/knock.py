@@ -12,20 +12,23 @@ author:
 version_added: 0.1.0
 short_description: Knock at a host and return its address
 description:
-  - For connections that the controller makes itself and that are not ssh, such as those of C(ansible.builtin.uri), winrm or databases.
-    For ssh use P(sesame.knock.ssh_args#lookup), which knocks exactly once for each connection.
-  - Knocks from the controller, waits until the port is open, and returns the address as it was given. Ansible evaluates a lookup often; further
-    evaluations, in all forks, do not knock again while the door is open.
+  - For connections that the controller makes itself and that are not ssh, such as those of C(ansible.builtin.uri),
+    winrm or databases. For ssh use P(sesame.knock.ssh_args#lookup), which knocks exactly once for each connection.
+  - Knocks from the controller, waits until the port is open, and returns the address as it was given. Ansible evaluates
+    a lookup often; further evaluations, in all forks, do not knock again while the door is open.
   - Sends nothing in check mode, and for a host without a sequence.
 options:
   _terms:
     description:
       - Names or addresses to knock at.
-      - Defaults to the variable C(knock_host), or else to C(inventory_hostname), but never to C(ansible_host), which may itself be this lookup.
+      - Defaults to the variable C(knock_host), or else to C(inventory_hostname), but never to C(ansible_host), which
+        may itself be this lookup.
     type: list
     elements: str
   sequence:
-    description: The knocks. Defaults to the variable C(knock_sequence), and C(knock_sequence_previous), which is tried as well.
+    description:
+      - The knocks.
+      - Defaults to the variable C(knock_sequence), and C(knock_sequence_previous), which is tried as well.
     type: raw
   port:
     description: The tcp port that the door opens.
@@ -54,7 +57,8 @@ options:
     choices: [any, ipv4, ipv6]
     default: any
 notes:
-  - A template of C(hostvars[other].ansible_host) that holds this lookup knocks at that other host. Give the address in C(knock_host), and use that.
+  - A template of C(hostvars[other].ansible_host) that holds this lookup knocks at that other host. Give the address in
+    C(knock_host), and use that.
 seealso:
   - plugin: sesame.knock.ssh_args
     plugin_type: lookup

@@ -12,7 +12,8 @@ author:
 version_added: 0.1.0
 short_description: Make a fresh knock sequence
 description:
-  - Makes a random, strong knock sequence in the form of knockd.conf. Each call makes another one, so keep the result, in a vault.
+  - Makes a random, strong knock sequence in the form of knockd.conf.
+  - Each call makes another one, so keep the result, in a vault.
 options:
   _terms:
     description: There are none.

@@ -12,11 +12,11 @@ author:
 version_added: 0.1.0
 short_description: Make ssh knock by itself
 description:
-  - Returns the arguments of ssh that let C(knock-proxy) knock, connect, and hand the connection over. ssh runs it once for
-    each real connection, and not for sessions that share one, so this is what Ansible's ssh connections should use.
+  - Returns the arguments of ssh that let C(knock-proxy) knock, connect, and hand the connection over. ssh runs it once
+    for each real connection, and not for sessions that share one, so this is what Ansible's ssh connections should use.
   - Set it once for all hosts. A host without C(knock_sequence) gets no arguments.
-  - Writes the sequence to a file that only this user can read, in C($XDG_RUNTIME_DIR/sesame-knock) or else C(~/.cache/sesame-knock). The
-    arguments name the file, so no list of processes shows a sequence.
+  - Writes the sequence to a file that only this user can read, in C($XDG_RUNTIME_DIR/sesame-knock) or else
+    C(~/.cache/sesame-knock). The arguments name the file, so no list of processes shows a sequence.
   - With C(delegate_to) these are the arguments for the host that the task is delegated to.
 options:
   _terms:
@@ -26,7 +26,7 @@ options:
     type: float
     default: 5
   timeout:
-    description: Seconds after which knocking and connecting are given up. The C(ConnectTimeout) of ssh does not reach them.
+    description: Seconds after which knocking and connecting are given up. ssh's C(ConnectTimeout) does not reach them.
     type: float
     default: 10
   family:
@@ -35,7 +35,8 @@ options:
     choices: [any, ipv4, ipv6]
     default: any
 notes:
-  - Reads the variables C(knock_sequence), and C(knock_sequence_previous), which is tried as well, for the time that a rotation takes.
+  - Reads the variables C(knock_sequence), and C(knock_sequence_previous), which is tried as well, for the time that a
+    rotation takes.
   - C(ProxyJump) and C(-J) exclude a C(ProxyCommand), ssh silently ignores one of them.
 seealso:
   - plugin: sesame.knock.knock

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task of `sesame.knock.knock` does: the same work for the action (on the controller) and the module (delegated)."""
+"""What a task of `sesame.knock.knock` does: the same for the action (on the controller) and the module (delegated)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def perform(arguments: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         after = " and wait until port %d is %s" % (port, arguments["state"]) if arguments["wait"] else ""
         return dict(result, msg="Would %s%s." % (what, after))
 
-    sent = []
+    sent: list[Knock] = []
     begin = time.monotonic()
     target = resolve(host, arguments["family"])
     if opening and arguments["wait"]:

@@ -267,8 +267,8 @@ class _Race:
         if self._last_error in (errno.EHOSTUNREACH, errno.ENETUNREACH):
             return NoRoute("%s cannot be reached: %s" % (self._target, os.strerror(self._last_error)))
         return StillClosed(
-            "port %d of %s stays closed after knocking %d times in %.0f s. Is the sequence the host's, is knockd running there "
-            "(systemctl status knockd), and do knocks and ssh leave from the same address (NAT, VPN, proxy)?"
+            "port %d of %s stays closed after knocking %d times in %.0f s. Is the sequence the host's, is knockd "
+            "running there (systemctl status knockd), and do knocks and ssh leave from the same address (NAT, VPN)?"
             % (self._port, self._target, attempts, timeout)
         )
 

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The text of iptables-save, read and compared: which rules are ours, which are foreign, what leads from one to the other.
+"""The text of iptables-save, read and compared: which rules are ours, which are foreign, and what has to change.
 
 Everything here is pure: text in, text out. A family (IPv4 or IPv6) is one mapping of table names to `Table`.
 """
@@ -315,7 +315,10 @@ def published_by_nftables(listing: list[dict], protected: list[Ports]) -> list[P
         for ports in protected:
             if any(_match_covers(step.get("match", {}), ports) for step in steps):
                 where = "rule with handle %s in nftables chain %s %s %s" % (
-                    rule.get("handle"), rule.get("family"), rule.get("table"), rule.get("chain"),
+                    rule.get("handle"),
+                    rule.get("family"),
+                    rule.get("table"),
+                    rule.get("chain"),
                 )
                 found.append(Published(str(ports), where))
     return found

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -15,8 +14,8 @@ author:
 version_added: 0.1.0
 short_description: Change the KNOCK chains of a host, commit-confirmed
 description:
-  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle table,
-    for IPv4 and IPv6, to the state of two iptables-restore files.
+  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle
+    table, for IPv4 and IPv6, to the state of two iptables-restore files.
   - A change has two halves. O(state=applied) makes it live, after it has armed a revert on the host.
     O(state=confirmed) writes the files and disarms the revert. What is not confirmed in time undoes itself,
     whatever becomes of the controller, of sshd or of this module; a reboot undoes it too, as no file was written.
@@ -101,6 +100,7 @@ import subprocess
 from typing import Any, Iterator, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     OWN_CHAINS,
@@ -175,9 +175,17 @@ def restore(module: AnsibleModule, family: Family, text: str, *options: str) -> 
     command = module.get_bin_path(family.command + "-restore", opt_dirs=["/sbin", "/usr/sbin"])
     if command is None and module.check_mode:
         return
-    status, out, err = module.run_command([command or family.command + "-restore", "-w", "10", *options], data=text)
-    if status != 0:
-        raise Failure("%s-restore %s refused the rules: %s" % (family.command, " ".join(options), (err or out).strip()))
+    # Not run_command: that ends the module if the command does not read all of its input, and we have to put back then
+    done = subprocess.run(
+        [command or family.command + "-restore", "-w", "10", *options],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        answer = (done.stderr or done.stdout).strip()
+        raise Failure("%s-restore %s refused the rules: %s" % (family.command, " ".join(options), answer))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -262,7 +270,11 @@ def arm(module: AnsibleModule, seconds: int, token: str) -> None:
         # It ends by itself after the sleep: the token tells it that its change is no longer the one that waits
         subprocess.Popen(
             ["/bin/sh", "-c", 'sleep "$0"; exec "$@"', str(seconds), *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
         )
     write(PENDING, token, mode=0o600)
 
@@ -336,8 +348,8 @@ def whole(tables: dict[str, Table]) -> str:
 
 def remember(files: dict[str, str | None], live: dict[str, dict[str, Table]]) -> None:
     """Keep on the host what `confirmed` will write and what the revert puts back."""
-    make_private(STATE)
     forget()
+    make_private(STATE)
     for path, text in files.items():
         before = read(path)
         if text is not None:
@@ -352,8 +364,7 @@ def remember(files: dict[str, str | None], live: dict[str, dict[str, Table]]) ->
 
 
 def forget() -> None:
-    for directory in (CANDIDATE, BEFORE):
-        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 def put_back(module: AnsibleModule) -> bool:
@@ -406,7 +417,9 @@ def applied(module: AnsibleModule) -> dict[str, Any]:
         raise Failure("%s. The rules of before are back" % failure)
     for family in FAMILIES:
         if is_there(family) and delta(live_rules(module, family), wanted[family.name]):
-            module.warn("%s-save spells the rules in another way than the file: every run will report a change" % family.command)
+            module.warn(
+                "%s-save spells the rules in another way than the file: every run will report a change" % family.command
+            )
     return result
 
 
@@ -467,7 +480,7 @@ def absent(module: AnsibleModule) -> dict[str, Any]:
             failure = make_live(module, deltas)
         if failure:
             raise Failure(failure)
-        shutil.rmtree(STATE, ignore_errors=True)
+        forget()
     return result
 
 
@@ -500,7 +513,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**STATES[module.params["state"]](module))
-    except (Failure, RulesError) as failure:
+    except (Failure, RulesError, OSError) as failure:
         module.fail_json(msg=str(failure))
 
 

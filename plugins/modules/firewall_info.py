@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -15,8 +14,8 @@ author:
 version_added: 0.1.0
 short_description: Read what decides over new connections on a host
 description:
-  - Tells which firewall runs, which rules of others are saved, which ports are sent elsewhere before C(INPUT) sees them,
-    and where sshd listens. Changes nothing, and is content with a host that has no iptables yet.
+  - Tells which firewall runs, which rules of others are saved, which ports are sent elsewhere before C(INPUT) sees
+    them, and where sshd listens. Changes nothing, and is content with a host that has no iptables yet.
 options:
   ports:
     description: The ports to protect, such as V(22/tcp) or V(60000-60010/udp).
@@ -88,7 +87,8 @@ saved:
           type: dict
 refuses:
   description:
-    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file. V(drop), V(reject), or empty if it lets it in.
+    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file.
+    - V(drop), V(reject), or empty if it lets it in.
   returned: always
   type: dict
   sample: {v4: drop, v6: ""}
@@ -120,6 +120,7 @@ import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
@@ -239,9 +240,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             }
             for name, tables in saved.items()
         },
-        "refuses": {
-            name: refuses(live[name].get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES
-        },
+        "refuses": {name: refuses(live[name].get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES},
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

@@ -14,11 +14,11 @@ author:
 version_added: 0.1.0
 short_description: Knock at a host and wait until its port opens or closes
 description:
-  - Sends the knock sequence of a host from the controller, and waits until the port is open to the controller. No connection to the host is
-    needed or made, so this works while the host is closed; the play needs C(gather_facts=false), or
-    P(sesame.knock.ssh_args#lookup), until then.
-  - With C(delegate_to) the knock leaves from that machine, a bastion for example. The arguments and variables are still those of the host
-    that the task is for.
+  - Sends the knock sequence of a host from the controller, and waits until the port is open to the controller. No
+    connection to the host is needed or made, so this works while the host is closed; the play needs
+    C(gather_facts=false), or P(sesame.knock.ssh_args#lookup), until then.
+  - With C(delegate_to) the knock leaves from that machine, a bastion for example. The arguments and variables are still
+    those of the host that the task is for.
   - The whole knock is repeated, slower and slower, while the port stays closed.
   - Where the knocking machine runs Linux, waiting makes no connection that the server would accept and count against
     this address (PerSourcePenalties, fail2ban). Elsewhere it makes one when opening.

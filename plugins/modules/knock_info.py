@@ -49,7 +49,7 @@ active:
   type: bool
   sample: true
 guard:
-  description: Whether the daemon itself refuses knockless connections to the protected ports, besides the firewall's rules.
+  description: Whether the daemon refuses connections without a knock, besides the firewall's rules.
   returned: always
   type: bool
   sample: true

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -15,8 +14,8 @@ author:
 version_added: 0.1.0
 short_description: Let sshd listen on one more port
 description:
-  - Writes a drop-in for sshd that names one more port. As the first C(Port) line that sshd reads replaces its default port, and sshd is content
-    with that, the drop-in repeats every port that sshd had.
+  - Writes a drop-in for sshd that names one more port. As the first C(Port) line that sshd reads replaces its default
+    port, and sshd is content with that, the drop-in repeats every port that sshd had.
   - Where C(ListenAddress) lines name their ports, it adds such a line for the new port to each address.
   - sshd is reloaded, not restarted. If C(sshd -T) or the listening sockets then lack a port, the drop-in is taken back.
 options:
@@ -61,6 +60,7 @@ import signal
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import (
     DROP_IN,
     drop_in,
@@ -96,18 +96,30 @@ def listening() -> set[int]:
     return ports
 
 
-def is_running() -> bool:
-    return read("/run/sshd.pid") is not None
+def sshd_pid() -> int:
+    """The process that listens; 0 if there is none. The file is away for a moment while sshd starts itself anew."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        pid = (read("/run/sshd.pid") or "").strip()
+        if pid.isdigit():
+            return int(pid)
+        time.sleep(0.05)
+    return 0
 
 
-def reload(module: AnsibleModule) -> None:
-    """Sessions live on: sshd starts itself anew and reads its configuration."""
+def reload(module: AnsibleModule) -> bool:
+    """Sessions live on: sshd starts itself anew and reads its configuration. False if no sshd runs."""
     if os.path.isdir("/run/systemd/system"):
+        if module.run_command(["systemctl", "is-active", "--quiet", "ssh.service"])[0] != 0:
+            return False
         status, out, err = module.run_command(["systemctl", "reload", "ssh.service"])
         if status != 0:
             raise Failure("sshd does not reload: %s" % (err or out).strip())
-    elif is_running():
-        os.kill(int(read("/run/sshd.pid") or 0), signal.SIGHUP)
+        return True
+    pid = sshd_pid()
+    if pid:
+        os.kill(pid, signal.SIGHUP)
+    return pid != 0
 
 
 def missing(ports: list[int]) -> list[int]:
@@ -126,23 +138,27 @@ def put(text: str | None) -> None:
         write(DROP_IN, text, mode=0o600)
 
 
-def text_for(module: AnsibleModule, port: int) -> str:
+def put_port(module: AnsibleModule, port: int) -> None:
     """Try the drop-in until `sshd -T` names all that was there and the new port for each address."""
     put(None)
     ports, addresses = config(module)
     if port in ports:
-        raise Failure("sshd has port %d already, by other lines of its configuration: take them away, or choose another port" % port)
+        raise Failure(
+            "sshd has port %d already, by other lines of its configuration: take them away, or choose another port"
+            % port
+        )
     wanted = sorted({*addresses, *("%s:%d" % (address.rpartition(":")[0], port) for address in addresses)})
-    text = drop_in(port, [port], [])
-    for dummy in range(2):
-        put(text)
+    repeated: list[int] = []
+    added: list[str] = []
+    for dummy in range(3):
+        put(drop_in(port, [*repeated, port], added))
         now_ports, now_addresses = config(module)
         if set(wanted) <= set(now_addresses):
-            return text
-        # A Port line of ours has replaced the default, or addresses name their ports and Port lines mean nothing to them
-        lost = sorted(set(ports) - set(now_ports))
-        extra = [] if lost else sorted(set(wanted) - set(now_addresses))
-        text = drop_in(port, [*lost, port], extra)
+            return
+        if set(ports) <= set(now_ports):  # addresses name their ports, and Port lines mean nothing to them
+            added = sorted(set(wanted) - set(now_addresses))
+        else:  # our Port line has replaced the default
+            repeated = sorted(set(ports) - set(now_ports))
     raise Failure(
         "sshd would listen on %s and not on all of %s: does /etc/ssh/sshd_config include /etc/ssh/sshd_config.d/*.conf?"
         % (", ".join(now_addresses), ", ".join(wanted))
@@ -152,19 +168,18 @@ def text_for(module: AnsibleModule, port: int) -> str:
 def change(module: AnsibleModule, port: int) -> list[int]:
     """Bring the drop-in to the wanted state; put the old one back if sshd then misses a port. Returns sshd's ports."""
     before = read(DROP_IN)
-    was_listening = listening()
+    if port in listening() and port != extra_port():
+        raise Failure("port %d is taken on this host: choose another one" % port)
     try:
         if port:
-            text_for(module, port)
+            put_port(module, port)
         else:
             put(None)
         ports, addresses = config(module)
-        reload(module)
-        expected = {int(address.rpartition(":")[2]) for address in addresses}
-        lost = missing(sorted(expected)) if is_running() or expected & was_listening else []
+        lost = missing([int(address.rpartition(":")[2]) for address in addresses]) if reload(module) else []
         if lost:
             raise Failure("After the reload sshd does not listen on %s" % ", ".join(map(str, lost)))
-    except Failure:
+    except (Failure, OSError):
         put(before)
         reload(module)
         raise
@@ -194,7 +209,7 @@ def main() -> None:
         after = read(DROP_IN)
         diff = {"before_header": DROP_IN, "after_header": DROP_IN, "before": before or "", "after": after or ""}
         module.exit_json(changed=True, ports=ports, diff=diff)
-    except Failure as failure:
+    except (Failure, OSError) as failure:
         module.fail_json(msg=str(failure))
 
 

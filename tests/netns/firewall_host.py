@@ -52,7 +52,9 @@ class FirewallHost:
         mounts.mkdir()
         self._holder = subprocess.Popen(
             lab.server.command("unshare", "--mount", "sh", "-c", PREPARE, "sh", str(mounts), backend),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self._holder.stdout
         answer = self._holder.stdout.readline()
@@ -76,21 +78,52 @@ class FirewallHost:
         arguments = {"_ansible_check_mode": check, "_ansible_diff": True, **arguments}
         done = subprocess.run(
             self.command(sys.executable, str(CHECKOUT / "plugins" / "modules" / (name + ".py"))),
-            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(self.collections), "PYTHONDONTWRITEBYTECODE": "1"},
         )
         assert done.stdout, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    def apply(self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any) -> dict[str, Any]:
+    def apply(
+        self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any
+    ) -> dict[str, Any]:
         """The role's candidate for these variables, made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
         texts = {name: render(name, info, **variables) for name in ("rules.v4.j2", "rules.v6.j2", "guard.conf.j2")}
         return self.module(
-            "firewall", check, state="applied", rules_v4=texts["rules.v4.j2"], rules_v6=texts["rules.v6.j2"],
-            guard=texts["guard.conf.j2"] if guard else None, revert_after=revert_after,
+            "firewall",
+            check,
+            state="applied",
+            rules_v4=texts["rules.v4.j2"],
+            rules_v6=texts["rules.v6.j2"],
+            guard=texts["guard.conf.j2"] if guard else None,
+            revert_after=revert_after,
         )
+
+    def play(self, *steps: str, **variables: Any) -> str:
+        """What ansible-playbook says when it runs these tasks files of the role on the host itself."""
+        include = {"name": "sesame.knock.knock_firewall", "tasks_from": "{{ step }}"}
+        task = {"ansible.builtin.include_role": include, "loop": list(steps), "loop_control": {"loop_var": "step"}}
+        playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+        file = self.collections / "play.yml"
+        file.write_text(json.dumps(playbook))
+        variables = {"ansible_become": False, "ansible_python_interpreter": sys.executable, **variables}
+        done = subprocess.run(
+            self.command("ansible-playbook", "-i", "localhost,", "-e", json.dumps(variables), str(file)),
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "PATH": "/etc/bin:%s:%s" % (Path(sys.executable).parent, os.environ["PATH"]),
+                "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
+                "ANSIBLE_LOCAL_TEMP": str(self.collections / "tmp"),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+        )
+        return done.stdout + done.stderr
 
     def confirm(self) -> dict[str, Any]:
         return self.module("firewall", state="confirmed")
@@ -114,7 +147,13 @@ class FirewallHost:
     def mark(self, address: str, mark: str = "0x1000") -> None:
         """What the daemon does for an admitted source: its table, its chain, at its priority."""
         family = "ip6" if ":" in address else "ip"
-        self.run("nft", "-f", "-", text="""
+        self.run(
+            "nft",
+            "-f",
+            "-",
+            text="""
             table inet admitted_%s { chain marks { type filter hook input priority -5;
                 %s saddr %s meta mark set meta mark | %s; }; }
-        """ % (secrets.token_hex(2), family, address, mark))
+        """
+            % (secrets.token_hex(2), family, address, mark),
+        )

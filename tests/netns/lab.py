@@ -69,7 +69,7 @@ GUARD = """
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def python() -> str:
     """The interpreter that runs the daemon: one that has Debian's python3-nftables."""
     for candidate in (os.environ.get("KNOCKD_PYTHON"), sys.executable, "/usr/bin/python3"):
@@ -144,7 +144,8 @@ class Daemon:
         self.config = directory / "knockd.conf"
         self.write(config)
         self._output = directory / ("output-" + secrets.token_hex(4))
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with namespace:  # names of such sockets belong to a network namespace as well (unix(7), abstract)
+            self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = "\0knockd-test-" + secrets.token_hex(8)
         self._notify.bind(address)
         self._notify.settimeout(0.02)
@@ -239,11 +240,14 @@ class Lab:
         """A new interface of the server, with the client at its other end."""
         self.server.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", self.client.name)
         self.client.ip("link", "set", "eth0", "up")
+        if not addresses:
+            self.server.ip("link", "set", name, "addrgenmode", "none")  # not even a link-local one
         self.server.ip("link", "set", name, "up")
         for address in (CLIENT, STRANGER):
             self.client.ip("address", "add", address + "/24", "dev", "eth0")
-        for address in (CLIENT6, STRANGER6):
-            self.client.ip("address", "add", address + "/64", "dev", "eth0", "nodad")
+        self.client.ip("address", "add", CLIENT6 + "/64", "dev", "eth0", "nodad")
+        # Deprecated (RFC 4862, 5.5.4): the stranger's address is used only where it is asked for.
+        self.client.ip("address", "add", STRANGER6 + "/64", "dev", "eth0", "nodad", "preferred_lft", "0")
         if addresses:
             self.address(name)
 

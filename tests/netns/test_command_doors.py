@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def await_done(lab: Lab, *lines: str) -> None:
     eventually(lambda: done(lab)[:len(lines)] == list(lines), "%s, but: %s" % (lines, done(lab)))
 
 
-def journal(lab: Lab) -> list[dict[str, object]]:
+def journal(lab: Lab) -> list[dict[str, Any]]:
     path = lab.directory / "open-doors.json"
     return json.loads(path.read_text()) if path.exists() else []
 
@@ -115,7 +116,8 @@ def test_each_address_has_its_own_pair(lab: Lab) -> None:
     lab.knock(*KNOCKS)
     lab.knock(*KNOCKS, source=STRANGER)
     eventually(lambda: len(done(lab)) == 4)
-    assert sorted(done(lab)) == sorted("%s %s" % (word, who) for word in ("start", "stop") for who in (CLIENT, STRANGER))
+    expected = ["%s %s" % (word, who) for word in ("start", "stop") for who in (CLIENT, STRANGER)]
+    assert sorted(done(lab)) == sorted(expected)
 
 
 def test_a_knock_during_stop_waits_for_its_end(lab: Lab) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -60,14 +62,18 @@ def test_hup_loses_no_admission(walled: Lab) -> None:
 def test_it_sleeps_when_nothing_happens(lab: Lab) -> None:
     daemon = lab.daemon(LONG)
 
-    def switches() -> int:
+    def wakeups() -> int:
         status = Path("/proc/%d/status" % daemon.pid).read_text()
         return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
+    def sleeps() -> bool:
+        before = wakeups()
+        time.sleep(2)
+        return wakeups() == before
+
     lab.knock(*KNOCKS)
     daemon.await_log("OPEN SESAME")
-    settled = []
-    eventually(lambda: settled.append(switches()) or settled[-1] == (settled[-20:] + [0])[0] or None)
+    eventually(sleeps)
 
 
 # The log.
@@ -94,7 +100,7 @@ def test_the_log_file_has_the_classic_form_and_is_reopened(lab: Lab) -> None:
     path = lab.directory / "knockd.log"
     daemon = lab.daemon(LONG.replace("[options]", "[options]\nLogFile = DIR/knockd.log"))
     first = path.read_text().splitlines()[0]
-    assert first[0] + first[5] + first[8] + first[11] + first[14] + first[17:] == "[-- :] starting up, listening on eth0"
+    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d\] starting up, listening on eth0", first)
     path.rename(lab.directory / "knockd.log.1")
     daemon.reload()
     lab.knock(*KNOCKS)
@@ -132,7 +138,7 @@ def test_an_interface_may_be_absent_at_start(walled: Lab) -> None:
     daemon = walled.daemon(LONG)
     daemon.await_log("starting up, listening on eth0", "eth0: not there yet")
     walled.plug("eth0")
-    daemon.await_log("listening on eth0 (%s, %s" % (SERVER, ""))
+    daemon.await_log("listening on eth0 (%s" % SERVER)
     walled.knock(*KNOCKS)
     walled.opens()
 
@@ -142,8 +148,7 @@ def test_an_interface_may_be_deleted_and_come_back(walled: Lab) -> None:
     walled.unplug("eth0")
     daemon.await_log("eth0: gone")
     walled.plug("eth0")
-    daemon.await_log("listening on eth0 (%s" % SERVER)
-    eventually(lambda: daemon.log.count("(%s" % SERVER) == 2)
+    eventually(lambda: SERVER in daemon.log.partition("eth0: gone")[2], daemon.log)
     walled.knock(*KNOCKS)
     walled.opens()
 
@@ -305,13 +310,14 @@ def test_a_missing_file_is_one_clear_error(lab: Lab) -> None:
 def test_d_becomes_a_daemon_that_is_ready_when_the_command_returns(walled: Lab) -> None:
     config, pid_file = walled.directory / "knockd.conf", walled.directory / "pid"
     config.write_text(LONG)
-    done = knockd(walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file), "-g", str(walled.directory / "log"))
-    assert done.returncode == 0, done.stderr
+    options = ("-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file), "-g", str(walled.directory / "log"))
+    first = knockd(walled, *options)
+    assert first.returncode == 0, first.stderr
     pid = int(pid_file.read_text())
     try:
         walled.knock(*KNOCKS)
         walled.opens()
-        second = knockd(walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file))
+        second = knockd(walled, *options)
         assert second.returncode == 1
         assert "process %d" % pid in second.stderr
     finally:

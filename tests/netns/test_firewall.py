@@ -102,7 +102,9 @@ def test_only_who_may_gets_to_the_way_out(host: FirewallHost, server: str, clien
 
 
 @BOTH
-def test_a_udp_range_is_closed_and_opened_like_a_port(host: FirewallHost, server: str, client: str, stranger: str) -> None:
+def test_a_udp_range_is_closed_and_opened_like_a_port(
+    host: FirewallHost, server: str, client: str, stranger: str
+) -> None:
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     with host.lab.server:
         mosh = socket.socket(family, socket.SOCK_DGRAM)
@@ -134,7 +136,9 @@ def test_a_session_from_before_lives_on(host: FirewallHost, server: str, client:
 
 
 @BOTH
-def test_a_session_lives_on_when_conntrack_forgets_it(host: FirewallHost, server: str, client: str, stranger: str) -> None:
+def test_a_session_lives_on_when_conntrack_forgets_it(
+    host: FirewallHost, server: str, client: str, stranger: str
+) -> None:
     session = host.lab.connect(server, stranger)
     assert session
     host.apply(**NOBODY)
@@ -158,8 +162,10 @@ def test_a_session_outlives_its_admission(host: FirewallHost, server: str, clien
 
 def test_live_rules_of_others_are_left_alone(host: FirewallHost) -> None:
     for command in ("iptables", "ip6tables"):
-        host.sh("{0} -N f2b-sshd; {0} -A INPUT -p tcp --dport 22 -j f2b-sshd; {0} -A f2b-sshd -j RETURN".format(command))
-        host.sh("{0} -t nat -A POSTROUTING -o eth9 -j MASQUERADE".format(command))
+        host.sh(
+            f"{command} -N f2b-sshd; {command} -A INPUT -p tcp --dport 22 -j f2b-sshd; {command} -A f2b-sshd -j RETURN"
+        )
+        host.sh(f"{command} -t nat -A POSTROUTING -o eth9 -j MASQUERADE")
     before = host.rules()
     host.apply(**ALLOW)
     during = host.rules()
@@ -223,7 +229,9 @@ def test_under_a_drop_policy_a_stranger_hears_nothing(host: FirewallHost) -> Non
 
 
 def test_saved_rules_are_kept_below_ours_and_the_file_is_backed_up(host: FirewallHost) -> None:
-    saved = "*filter\n:INPUT ACCEPT [7:9]\n:web - [0:0]\n[1:2] -A INPUT -j web\n-A web -p tcp -m tcp --dport 25 -j DROP\nCOMMIT\n"
+    saved = (
+        "*filter\n:INPUT ACCEPT [7:9]\n:web - [0:0]\n[1:2] -A INPUT -j web\n-A web -p tcp --dport 25 -j DROP\nCOMMIT\n"
+    )
     host.run("tee", "/etc/iptables/rules.v4", text=saved)
     host.run("iptables-restore", "/etc/iptables/rules.v4")
     host.apply(**ALLOW)
@@ -322,7 +330,8 @@ def test_a_reboot_before_the_confirmation_leaves_the_old_state(host: FirewallHos
 def test_a_mistake_in_ipv6_alone_changes_nothing_in_ipv4(host: FirewallHost) -> None:
     before = host.rules()
     answer = host.module(
-        "firewall", state="applied",
+        "firewall",
+        state="applied",
         rules_v4="*filter\n:KNOCK - [0:0]\n-A INPUT -j KNOCK\n-A KNOCK -p tcp -m tcp --dport 22 -j DROP\nCOMMIT\n",
         rules_v6="*filter\n:KNOCK - [0:0]\n-A INPUT -j KNOCK\n-A KNOCK -p tcp -m tcp --dprt 22 -j DROP\nCOMMIT\n",
     )

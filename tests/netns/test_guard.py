@@ -113,7 +113,7 @@ def test_an_escape_port_takes_no_knock(guarded: Lab) -> None:
 
 def test_neighbouring_ports_and_overlapping_networks_are_no_trouble(guarded: Lab) -> None:
     (guarded.directory / "guard.conf").write_text(
-        "[ssh]\nports = 22-23/tcp,20-21/tcp,22/udp\nallow = 198.18.0.64/26,198.18.0.66,198.18.0.64/27\nrefuse = reset\nknock = yes\n")
+        "[ssh]\nports = 22-23/tcp,20-21/tcp,22/udp\nallow = 198.18.0.64/26,198.18.0.66,198.18.0.64/27\n")
     guarded.daemon(WITH_GUARD)
     assert not guarded.is_open()
     assert guarded.is_open(source=STRANGER)

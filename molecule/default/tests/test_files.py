@@ -51,11 +51,11 @@ def test_the_options_are_where_people_look_for_them(host: Host) -> None:
 
 @pytest.mark.parametrize("tool, file", [("iptables", "rules.v4"), ("ip6tables", "rules.v6")])
 def test_the_rules_are_loaded_and_saved_in_both_families(host: Host, tool: str, file: str) -> None:
-    def of_our_chain(rules: str) -> int:
-        return sum(line.startswith("-A KNOCK ") for line in rules.splitlines())
+    def of_our_chains(rules: str) -> int:
+        return sum(line.startswith("-A KNOCK") for line in rules.splitlines())
 
-    saved = of_our_chain(host.file("/etc/iptables/" + file).content_string)
-    assert saved > 4 and of_our_chain(host.check_output("%s -S KNOCK", tool)) == saved
+    saved = of_our_chains(host.file("/etc/iptables/" + file).content_string)
+    assert saved > 4 and of_our_chains(host.check_output("%s -S", tool)) == saved
     assert host.check_output("%s -S INPUT", tool).splitlines()[1] == "-A INPUT -j KNOCK"
     assert host.service("netfilter-persistent").is_enabled
 
@@ -66,3 +66,9 @@ def test_the_sequence_is_in_no_process_list_no_status_and_no_journal(host: Host,
         shown = host.check_output(command)
         assert not [port for port in ports if port in shown.split()]
         assert not any("%s:tcp" % port in shown or "%s/tcp" % port in shown for port in ports), command
+
+
+def test_the_backend_is_the_one_that_the_host_has_chosen(host: Host) -> None:
+    wanted = "legacy" if host.backend.get_hostname() == "sesame-debian12" else "nf_tables"
+    assert wanted in host.check_output("iptables --version")
+    assert "-A INPUT -j KNOCK" in host.check_output("iptables -S")

@@ -19,7 +19,8 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-import yaml
+
+from .door import Door
 
 Ansible = Callable[..., "subprocess.CompletedProcess[str]"]
 SSH_ARGS = "{{ lookup('sesame.knock.ssh_args') }}"
@@ -39,8 +40,8 @@ def message(done: subprocess.CompletedProcess[str]) -> Any:
 
 def play(tmp_path: Path, *plays: dict[str, Any], hosts: dict[str, Any] | None = None) -> list[str]:
     """Write a playbook and its inventory, and give the arguments that run them."""
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"gather_facts": False, **one} for one in plays]))
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts or {"web1": {}}}}))
+    (tmp_path / "play.yml").write_text(json.dumps([{"gather_facts": False, **one} for one in plays]))
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts or {"web1": {}}}}))
     return ["-i", "hosts.yml", "play.yml"]
 
 
@@ -59,9 +60,13 @@ def profile_of(arguments: str) -> tuple[list[str], Path]:
     return command, Path(command[-3])
 
 
-@pytest.mark.parametrize("sequence", ["4242:tcp,1717:udp", " 4242 , 1717/UDP", [4242, {"port": 1717, "protocol": "udp"}]])
+@pytest.mark.parametrize(
+    "sequence", ["4242:tcp,1717:udp", " 4242 , 1717/UDP", [4242, {"port": 1717, "protocol": "udp"}]]
+)
 def test_ssh_args_name_a_private_profile(ansible: Ansible, runtime: Path, sequence: Any) -> None:
-    _command, profile = profile_of(message(ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, *extra(knock_sequence=sequence))))
+    _command, profile = profile_of(
+        message(ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, *extra(knock_sequence=sequence)))
+    )
     assert profile.parent == runtime
     assert stat.S_IMODE(profile.stat().st_mode) == 0o600
     assert json.loads(profile.read_text())["sequence"] == "4242:tcp,1717:udp"
@@ -76,7 +81,9 @@ def test_a_templated_and_a_vaulted_sequence_are_read(ansible: Ansible, tmp_path:
     (tmp_path / "secret").write_text("for the tests")
     vault = ["--vault-password-file", str(tmp_path / "secret")]
     done = ansible("ansible-vault", "encrypt_string", *vault, "--name", "vaulted", "4242:tcp,1717:udp")
-    (tmp_path / "vars.yml").write_text(done.stdout + "knock_sequence: '{{ vaulted }}'\nknock_sequence_previous: [1, 2]\n")
+    (tmp_path / "vars.yml").write_text(
+        done.stdout + "knock_sequence: '{{ vaulted }}'\nknock_sequence_previous: [1, 2]\n"
+    )
     done = ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, "-e", "@vars.yml", *vault)
     profile = json.loads(profile_of(message(done))[1].read_text())
     assert (profile["sequence"], profile["previous"]) == ("4242:tcp,1717:udp", "1:tcp,2:tcp")
@@ -89,10 +96,12 @@ def test_a_bad_sequence_is_named(ansible: Ansible) -> None:
     assert "4242" not in done.stdout
 
 
-def test_the_command_that_ssh_args_name_knocks(ansible: Ansible, door) -> None:
+def test_the_command_that_ssh_args_name_knocks(ansible: Ansible, door: Door) -> None:
     done = ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, *extra(knock_sequence=door.sequence))
     command, _profile = profile_of(message(done))
-    process = subprocess.Popen([*command[:-2], "127.0.0.1", str(door.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command[:-2], "127.0.0.1", str(door.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdout
     assert process.stdout.readline().startswith(b"SSH-2.0-")
     process.kill()
@@ -101,7 +110,9 @@ def test_the_command_that_ssh_args_name_knocks(ansible: Ansible, door) -> None:
 
 
 def test_delegation_takes_the_sequence_of_the_host_that_is_connected_to(ansible: Ansible, tmp_path: Path) -> None:
-    ping = [{"ansible.builtin.ping": None, "delegate_to": name, "ignore_unreachable": True} for name in ("bastion", "plain")]
+    ping = [
+        {"ansible.builtin.ping": None, "delegate_to": name, "ignore_unreachable": True} for name in ("bastion", "plain")
+    ]
     closed = {"ansible_ssh_common_args": SSH_ARGS, "ansible_host": "127.0.0.1", "ansible_port": 1}
     arguments = play(
         tmp_path,
@@ -122,7 +133,7 @@ def test_delegation_takes_the_sequence_of_the_host_that_is_connected_to(ansible:
 
 
 def test_a_repeat_costs_well_under_a_millisecond(ansible: Ansible, runtime: Path) -> None:
-    """Ansible evaluates it for each task and loop item. Compared with a lookup that does nothing, on the same machine."""
+    """Ansible evaluates it for each task and loop item. Compared with a lookup that does nothing, in the same run."""
 
     def cost(lookup: str) -> float:
         text = "msg={%% for _ in range(2000) %%}{{ %s }}{%% endfor %%}" % lookup
@@ -138,7 +149,7 @@ def test_a_repeat_costs_well_under_a_millisecond(ansible: Ansible, runtime: Path
 # The lookup knock
 
 
-def test_the_lookup_knocks_once_for_all_evaluations_and_forks(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_lookup_knocks_once_for_all_evaluations_and_forks(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     text = "{{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=100) }}" % door.port
     arguments = play(
         tmp_path,
@@ -151,22 +162,24 @@ def test_the_lookup_knocks_once_for_all_evaluations_and_forks(ansible: Ansible, 
     assert door.arrived == door.ports
 
 
-def test_the_lookup_knocks_again_when_the_door_may_be_closed(ansible: Ansible, door) -> None:
+def test_the_lookup_knocks_again_when_the_door_may_be_closed(ansible: Ansible, door: Door) -> None:
     text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=0) }}" % door.port
     for _ in range(2):
         message(ansible("ansible", "localhost", "-m", DEBUG, "-a", text, *extra(knock_sequence=door.sequence)))
     assert door.arrived == door.ports * 2
 
 
-def test_the_lookup_sends_nothing_in_check_mode_or_without_a_sequence(ansible: Ansible, door) -> None:
+def test_the_lookup_sends_nothing_in_check_mode_or_without_a_sequence(ansible: Ansible, door: Door) -> None:
     text = "msg={{ lookup('sesame.knock.knock', port=%d) }}" % door.port
     run = ("ansible", "localhost", "-m", DEBUG, "-a", text)
-    assert message(ansible(*run, "--check", *extra(knock_sequence=door.sequence, knock_host="127.0.0.1"))) == "127.0.0.1"
+    assert (
+        message(ansible(*run, "--check", *extra(knock_sequence=door.sequence, knock_host="127.0.0.1"))) == "127.0.0.1"
+    )
     assert message(ansible(*run, *extra(knock_host="127.0.0.1"))) == "127.0.0.1"
     assert door.arrived == []
 
 
-def test_the_lookup_can_be_the_ansible_host(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_lookup_can_be_the_ansible_host(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     arguments = play(
         tmp_path,
         {"hosts": "web1", "connection": "local", "tasks": [{DEBUG: {"msg": "{{ ansible_host }}"}}]},
@@ -183,7 +196,7 @@ def test_the_lookup_can_be_the_ansible_host(ansible: Ansible, door, tmp_path: Pa
     assert door.arrived == door.ports
 
 
-def test_a_lookup_that_fails_tells_no_sequence_and_the_next_one_tries_again(ansible: Ansible, door) -> None:
+def test_a_lookup_that_fails_tells_no_sequence_and_the_next_one_tries_again(ansible: Ansible, door: Door) -> None:
     text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, timeout=0.3) }}" % door.port
     run = ("ansible", "localhost", "-vvv", "-m", DEBUG, "-a", text)
     done = ansible(*run, *extra(knock_sequence="4242:udp"))
@@ -203,7 +216,7 @@ def test_the_lookup_sequence_is_fresh_and_strong(ansible: Ansible) -> None:
 # The module knock
 
 
-def knock_task(tmp_path: Path, door, task: dict[str, Any], **keywords: Any) -> list[str]:
+def knock_task(tmp_path: Path, door: Door, task: dict[str, Any], **keywords: Any) -> list[str]:
     variables = {"knock_sequence": door.sequence, "ansible_host": "127.0.0.1", "ansible_port": door.port}
     tasks = [{"sesame.knock.knock": task, "register": "result", **keywords}, {DEBUG: {"var": "result"}}]
     return play(tmp_path, {"hosts": "web1", "tasks": tasks}, hosts={"web1": variables, "localhost": LOCAL})
@@ -216,7 +229,9 @@ def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return result
 
 
-def test_the_module_knocks_from_the_controller_for_the_host_of_the_task(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_module_knocks_from_the_controller_for_the_host_of_the_task(
+    ansible: Ansible, door: Door, tmp_path: Path
+) -> None:
     done = ansible("ansible-playbook", "-vvv", *knock_task(tmp_path, door, {}))
     result = result_of(done)
     assert (result["changed"], result["address"], result["port"], result["knocks"]) == (True, "127.0.0.1", door.port, 3)
@@ -226,7 +241,7 @@ def test_the_module_knocks_from_the_controller_for_the_host_of_the_task(ansible:
     assert "EXEC" not in done.stdout  # no connection to the host
 
 
-def test_the_module_knocks_from_where_it_is_delegated_to(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_module_knocks_from_where_it_is_delegated_to(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     done = ansible("ansible-playbook", "-vvv", *knock_task(tmp_path, door, {}, delegate_to="localhost"))
     result = result_of(done)
     assert (result["changed"], result["address"], result["port"]) == (True, "127.0.0.1", door.port)
@@ -237,7 +252,7 @@ def test_the_module_knocks_from_where_it_is_delegated_to(ansible: Ansible, door,
 
 @pytest.mark.parametrize("keywords", [{}, {"delegate_to": "localhost"}])
 def test_in_check_mode_the_module_sends_nothing_and_says_what_it_would(
-    ansible: Ansible, door, tmp_path: Path, keywords: dict[str, str]
+    ansible: Ansible, door: Door, tmp_path: Path, keywords: dict[str, str]
 ) -> None:
     result = result_of(ansible("ansible-playbook", "--check", *knock_task(tmp_path, door, {}, **keywords)))
     assert (result["changed"], result["knocks"]) == (True, 0)
@@ -245,13 +260,13 @@ def test_in_check_mode_the_module_sends_nothing_and_says_what_it_would(
     assert door.arrived == []
 
 
-def test_the_module_waits_for_closing_without_a_knock(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_module_waits_for_closing_without_a_knock(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     result = result_of(ansible("ansible-playbook", *knock_task(tmp_path, door, {"state": "closed"})))
     assert (result["changed"], result["knocks"]) == (False, 0)
     assert door.arrived == []
 
 
-def test_the_module_sends_the_closing_sequence(ansible: Ansible, door, tmp_path: Path) -> None:
+def test_the_module_sends_the_closing_sequence(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     # This door opens by the knock in place of closing: that it is still open must be told.
     task = {"state": "closed", "close_sequence": door.sequence, "timeout": 1}
     done = ansible("ansible-playbook", *knock_task(tmp_path, door, task))
@@ -273,7 +288,7 @@ def test_the_module_sends_the_closing_sequence(ansible: Ansible, door, tmp_path:
 )
 @pytest.mark.parametrize("keywords", [{}, {"delegate_to": "localhost"}])
 def test_a_mistake_is_one_clear_error_without_the_sequence(
-    ansible: Ansible, door, tmp_path: Path, task: dict[str, Any], words: str, keywords: dict[str, str]
+    ansible: Ansible, door: Door, tmp_path: Path, task: dict[str, Any], words: str, keywords: dict[str, str]
 ) -> None:
     arguments = knock_task(tmp_path, door, task, **keywords)
     if not task:
@@ -286,7 +301,9 @@ def test_a_mistake_is_one_clear_error_without_the_sequence(
 
 
 @pytest.mark.skipif(not shutil.which("ps"), reason="ps is not installed")
-def test_the_sequence_is_in_no_list_of_processes_during_a_delegated_knock(ansible: Ansible, make_door: Callable, tmp_path: Path) -> None:
+def test_the_sequence_is_in_no_list_of_processes_during_a_delegated_knock(
+    ansible: Ansible, make_door: Callable[..., Door], tmp_path: Path
+) -> None:
     door = make_door(opens_after=1.0)
     seen: list[str] = []
     door_arguments = knock_task(tmp_path, door, {}, delegate_to="localhost")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .door import Door
+
 FILES = Path(__file__).parents[3] / "roles" / "knock_client" / "files"
 C_KNOCK = shutil.which("knock", path="/usr/bin:/usr/local/bin")
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -36,7 +38,9 @@ def test_it_speaks_as_c_knock_does(command: Command, arguments: str) -> None:
     assert (ours.stdout, ours.returncode) == (theirs.stdout, theirs.returncode)
 
 
-@pytest.mark.parametrize("arguments", ["", "127.0.0.1", "-x 127.0.0.1 9", "-d soon 127.0.0.1 9", "-p nothing 127.0.0.1 9"])
+@pytest.mark.parametrize(
+    "arguments", ["", "127.0.0.1", "-x 127.0.0.1 9", "-d soon 127.0.0.1 9", "-p nothing 127.0.0.1 9"]
+)
 def test_a_wrong_command_line_is_status_1(command: Command, arguments: str) -> None:
     done = command("knock", *arguments.split())
     assert done.returncode == 1
@@ -63,7 +67,7 @@ def test_help_and_version_are_status_0(command: Command) -> None:
 
 
 def test_a_profile_knocks_and_its_ports_are_not_shown(
-    command: Command, door, write_profile: Callable[..., Path]
+    command: Command, door: Door, write_profile: Callable[..., Path]
 ) -> None:
     done = command("knock", "-v", "--profile", write_profile(sequence=door.sequence), "127.0.0.1", "--wait", door.port)
     assert done.returncode == 0, done.stderr
@@ -73,7 +77,7 @@ def test_a_profile_knocks_and_its_ports_are_not_shown(
     assert not any(str(port) in done.stdout + done.stderr for port in door.ports)
 
 
-def test_a_port_that_stays_closed_is_status_5(command: Command, door) -> None:
+def test_a_port_that_stays_closed_is_status_5(command: Command, door: Door) -> None:
     done = command("knock", "127.0.0.1", "9:udp", "--wait", door.port, "--timeout", "0.5")
     assert done.returncode == 5
     assert "stays closed" in done.stderr

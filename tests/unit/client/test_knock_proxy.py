@@ -19,6 +19,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from .door import Door
+
 FILES = Path(__file__).parents[3] / "roles" / "knock_client" / "files"
 KNOCK_PROXY = str(FILES / "knock-proxy")
 SSHD = os.environ.get("SSHD") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
@@ -26,10 +28,10 @@ Profile = Callable[..., Path]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_ssh_gets_the_connected_socket(door, write_profile: Profile) -> None:
+def test_ssh_gets_the_connected_socket(door: Door, write_profile: Profile) -> None:
     ours, theirs = socket.socketpair()
     words = [KNOCK_PROXY, str(write_profile(sequence=door.sequence)), "127.0.0.1", str(door.port)]
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs)
+    process = subprocess.Popen(words, stdin=theirs.fileno(), stdout=theirs.fileno())
     theirs.close()
     data, ancillary, _flags, _address = ours.recvmsg(1, socket.CMSG_SPACE(4))
     assert process.wait(30) == 0  # gone, and the connection lives on
@@ -43,7 +45,7 @@ def test_ssh_gets_the_connected_socket(door, write_profile: Profile) -> None:
     assert door.settle() == 1
 
 
-def test_without_a_socket_it_relays_both_ways(command: Command, door, write_profile: Profile) -> None:
+def test_without_a_socket_it_relays_both_ways(command: Command, door: Door, write_profile: Profile) -> None:
     def echo(connection: socket.socket) -> None:
         with connection.makefile("rb") as received:
             connection.sendall(received.read().upper())  # until the client has ended its side
@@ -57,7 +59,7 @@ def test_without_a_socket_it_relays_both_ways(command: Command, door, write_prof
 
 
 def test_the_statuses_tell_what_is_wrong_and_no_message_tells_the_sequence(
-    command: Command, door, write_profile: Profile
+    command: Command, door: Door, write_profile: Profile
 ) -> None:
     profile = write_profile(sequence="4242:udp,1717:udp", timeout=0.3)
     failures = {
@@ -82,15 +84,15 @@ def test_it_imports_little() -> None:
 
 
 @pytest.fixture
-def ssh(door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNamespace]:
+def ssh(door: Door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNamespace]:
     """A real sshd behind the door, one for each accepted connection, and the arguments that ssh needs."""
     if not SSHD:
         pytest.skip("sshd is not installed")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
     (tmp_path / "sshd_config").write_text(
-        "HostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
-        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n".format(tmp_path)
+        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
+        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
     )
     made = Path("/run/sshd")  # where sshd locks its unprivileged half up
     mine = os.geteuid() == 0 and not made.exists()
@@ -100,7 +102,9 @@ def ssh(door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNamespac
 
     def serve(connection: socket.socket) -> None:
         words = [str(SSHD), "-i", "-f", str(tmp_path / "sshd_config"), "-E", str(tmp_path / "sshd.log")]
-        running.append(subprocess.Popen(words, stdin=connection, stdout=connection, stderr=subprocess.DEVNULL))
+        running.append(
+            subprocess.Popen(words, stdin=connection.fileno(), stdout=connection.fileno(), stderr=subprocess.DEVNULL)
+        )
         connection.close()
 
     door.serve = serve
@@ -125,13 +129,15 @@ def ssh(door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNamespac
         made.rmdir()
 
 
-def run_ssh(ssh: SimpleNamespace, door, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run_ssh(ssh: SimpleNamespace, door: Door, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     words = ["ssh", *ssh.options, "-p", str(door.port), *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload]
 
 
-def test_ssh_logs_in_through_the_knock_and_nothing_stands_between(ssh: SimpleNamespace, door) -> None:
-    done = run_ssh(ssh, door, ssh.user + "@127.0.0.1", "echo $SSH_CONNECTION; pgrep -fc '[p]ython3 -IS .*knock-proxy' || true")
+def test_ssh_logs_in_through_the_knock_and_nothing_stands_between(ssh: SimpleNamespace, door: Door) -> None:
+    done = run_ssh(
+        ssh, door, ssh.user + "@127.0.0.1", "echo $SSH_CONNECTION; pgrep -fc '[p]ython3 -IS .*knock-proxy' || true"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "127.0.0.1"
     assert done.stdout.split()[-1] == "0"
@@ -139,8 +145,18 @@ def test_ssh_logs_in_through_the_knock_and_nothing_stands_between(ssh: SimpleNam
     assert door.settle() == 1
 
 
-def test_sessions_that_share_a_connection_do_not_knock(ssh: SimpleNamespace, door) -> None:
-    master = run_ssh(ssh, door, "-o", "ControlMaster=yes", "-o", "ControlPersist=30", "-fN", ssh.user + "@127.0.0.1", stdin=subprocess.DEVNULL)
+def test_sessions_that_share_a_connection_do_not_knock(ssh: SimpleNamespace, door: Door) -> None:
+    master = run_ssh(
+        ssh,
+        door,
+        "-o",
+        "ControlMaster=yes",
+        "-o",
+        "ControlPersist=30",
+        "-fN",
+        ssh.user + "@127.0.0.1",
+        stdin=subprocess.DEVNULL,
+    )
     assert master.returncode == 0, master.stderr
     try:
         for _ in range(3):
@@ -150,7 +166,7 @@ def test_sessions_that_share_a_connection_do_not_knock(ssh: SimpleNamespace, doo
     assert door.arrived == door.ports
 
 
-def test_scp_goes_through_the_knock(ssh: SimpleNamespace, door, tmp_path: Path) -> None:
+def test_scp_goes_through_the_knock(ssh: SimpleNamespace, door: Door, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(os.urandom(1 << 20))
     there = "%s@127.0.0.1:%s" % (ssh.user, tmp_path / "there")
     words = ["scp", *ssh.options, "-P", str(door.port), str(tmp_path / "here"), there]
@@ -159,8 +175,18 @@ def test_scp_goes_through_the_knock(ssh: SimpleNamespace, door, tmp_path: Path) 
     assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
 
 
-def test_the_sequence_is_in_no_list_of_processes_and_in_no_message(ssh: SimpleNamespace, door) -> None:
-    words = ["ssh", *ssh.options, "-vvv", "-o", "LogLevel=DEBUG3", "-p", str(door.port), ssh.user + "@127.0.0.1", "sleep 1"]
+def test_the_sequence_is_in_no_list_of_processes_and_in_no_message(ssh: SimpleNamespace, door: Door) -> None:
+    words = [
+        "ssh",
+        *ssh.options,
+        "-vvv",
+        "-o",
+        "LogLevel=DEBUG3",
+        "-p",
+        str(door.port),
+        ssh.user + "@127.0.0.1",
+        "sleep 1",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seen = ""
     while process.poll() is None:

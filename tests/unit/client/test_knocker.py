@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from sesame_knock import _knocker as knocker
 from sesame_knock._sequence import parse_sequence
+
+from .door import Door
 
 on_linux = pytest.mark.skipif(not knocker.LOOKS_ARE_FREE, reason="a look is a whole connection here")
 
@@ -41,36 +44,36 @@ def test_a_name_that_is_none_is_not_resolved(name: str) -> None:
         knocker.resolve(name)
 
 
-def test_knocks_leave_from_the_address_that_was_asked_for(door) -> None:
+def test_knocks_leave_from_the_address_that_was_asked_for(door: Door) -> None:
     door.open()
     with knocker.connect(knocker.resolve("127.0.0.1", source="127.0.0.9"), door.port, [()]) as connection:
         assert connection.getsockname()[0] == "127.0.0.9"
 
 
-def test_knocks_arrive_in_order(door) -> None:
+def test_knocks_arrive_in_order(door: Door) -> None:
     knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)]).close()
     assert door.arrived == door.ports
 
 
-def test_a_port_that_opens_late_is_reached_without_another_knock(make_door: Callable) -> None:
+def test_a_port_that_opens_late_is_reached_without_another_knock(make_door: Callable[..., Door]) -> None:
     door = make_door(opens_after=0.15)
     knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)]).close()
     assert door.arrived == door.ports
 
 
-def test_a_knock_that_was_lost_is_repeated(make_door: Callable) -> None:
+def test_a_knock_that_was_lost_is_repeated(make_door: Callable[..., Door]) -> None:
     door = make_door(deaf_rounds=1)
     knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)]).close()
     assert door.arrived == door.ports * 2
 
 
-def test_the_previous_sequence_opens_as_well(door) -> None:
+def test_the_previous_sequence_opens_as_well(door: Door) -> None:
     sequences = [parse_sequence("1:udp,2:udp"), parse_sequence(door.sequence)]
     knocker.connect(knocker.resolve("127.0.0.1"), door.port, sequences).close()
     assert door.arrived == door.ports
 
 
-def test_the_connection_is_like_any_other(door) -> None:
+def test_the_connection_is_like_any_other(door: Door) -> None:
     with knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)]) as connection:
         assert connection.recv(100).startswith(b"SSH-2.0-")
         assert connection.getblocking()
@@ -78,14 +81,14 @@ def test_the_connection_is_like_any_other(door) -> None:
 
 
 @on_linux
-def test_the_server_accepts_one_connection_only(make_door: Callable) -> None:
+def test_the_server_accepts_one_connection_only(make_door: Callable[..., Door]) -> None:
     door = make_door(opens_after=0.2)
     with knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)]):
         assert door.settle() == 1
 
 
 @on_linux
-def test_looking_costs_the_server_no_connection(door) -> None:
+def test_looking_costs_the_server_no_connection(door: Door) -> None:
     door.open()
     target = knocker.resolve("127.0.0.1")
     assert all(knocker.is_open(target, door.port) for _ in range(20))
@@ -93,13 +96,13 @@ def test_looking_costs_the_server_no_connection(door) -> None:
     assert door.settle() == 0
 
 
-def test_a_knock_at_an_open_port_is_no_connection_either(door) -> None:
+def test_a_knock_at_an_open_port_is_no_connection_either(door: Door) -> None:
     door.open()
     knocker.knock(knocker.resolve("127.0.0.1"), parse_sequence("%d:tcp" % door.port))
     assert door.settle() == 0 or not knocker.LOOKS_ARE_FREE
 
 
-def test_a_closed_port_is_told_without_the_sequence(make_door: Callable) -> None:
+def test_a_closed_port_is_told_without_the_sequence(make_door: Callable[..., Door]) -> None:
     door = make_door(deaf_rounds=1000)
     with pytest.raises(knocker.StillClosed) as failure:
         knocker.wait_open(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)], timeout=1.0)
@@ -110,7 +113,7 @@ def test_a_closed_port_is_told_without_the_sequence(make_door: Callable) -> None
     assert not any(str(port) in message for port in door.ports)
 
 
-def test_the_deadline_ends_it(make_door: Callable) -> None:
+def test_the_deadline_ends_it(make_door: Callable[..., Door]) -> None:
     door = make_door(deaf_rounds=1000)
     begin = time.monotonic()
     with pytest.raises(knocker.StillClosed):
@@ -118,7 +121,7 @@ def test_the_deadline_ends_it(make_door: Callable) -> None:
     assert 0.3 <= time.monotonic() - begin < 5
 
 
-def test_waiting_for_closing_sees_it(door) -> None:
+def test_waiting_for_closing_sees_it(door: Door) -> None:
     door.open()
     threading.Timer(0.5, door.close).start()
     begin = time.monotonic()
@@ -126,13 +129,13 @@ def test_waiting_for_closing_sees_it(door) -> None:
     assert time.monotonic() - begin >= 0.5
 
 
-def test_a_port_that_stays_open_is_told(door) -> None:
+def test_a_port_that_stays_open_is_told(door: Door) -> None:
     door.open()
     with pytest.raises(knocker.StillOpen, match="still open"):
         knocker.wait_closed(knocker.resolve("127.0.0.1"), door.port, timeout=0.6)
 
 
-def test_no_descriptor_is_left(make_door: Callable) -> None:
+def test_no_descriptor_is_left(make_door: Callable[..., Door]) -> None:
     door = make_door(opens_after=0.1)
     before = len(os.listdir("/dev/fd"))
     target = knocker.resolve("127.0.0.1")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from sesame_knock import _profile as profiles
 
 GOOD = {"sequence": "4242:tcp,1717:udp,3131"}

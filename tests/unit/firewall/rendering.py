@@ -34,17 +34,19 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _renderer() -> subprocess.Popen[str]:
     """It ends with the tests, when its input does."""
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "renderer.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": _collections().name, "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _collections() -> tempfile.TemporaryDirectory[str]:
     """A place where Ansible finds the checkout by its full name; removed when the tests end."""
     place = tempfile.TemporaryDirectory()

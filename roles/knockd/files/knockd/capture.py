@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import selectors
 import socket
 import struct
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple
 
 from .bpf import SNAP
-from .links import ANY, Links
+from .links import Links
 
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h, kernel 4.20
@@ -24,13 +25,15 @@ RECEIVE_BUFFER = 16 << 20
 BATCH = 4096
 """Packets that are read from one interface before others have their turn."""
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 class CaptureError(Exception):
     """The kernel does not let us listen; the message says why."""
 
 
 class _Tap(NamedTuple):
-    index: int
+    interface: int
     socket: socket.socket
 
 
@@ -55,7 +58,7 @@ class Capture:
         wanted = {name: links.index(name) for name in names}
         for name, tap in list(self._taps.items()):
             # A new interface of the old name has another index: the old socket stays deaf.
-            if wanted.get(name) != tap.index:
+            if wanted.get(name) != tap.interface:
                 self._close(name)
                 if name in wanted:
                     self._say("%s: gone, waiting for it to come back" % name)
@@ -104,7 +107,7 @@ class Capture:
             except OSError:
                 pass  # an older kernel: the filter drops them
             self._attach_filter(tap)
-            tap.bind(("" if name == ANY else name, ETH_P_ALL))
+            _bind(tap, index)
         except OSError as error:
             tap.close()
             if error.errno in (errno.ENODEV, errno.ENXIO):
@@ -126,3 +129,12 @@ class Capture:
         except OSError as error:
             cure = "; raise net.core.optmem_max" if error.errno == errno.ENOMEM else ""
             raise CaptureError("the kernel refuses the packet filter: %s%s" % (error.strerror, cure)) from error
+
+
+def _bind(tap: socket.socket, index: int) -> None:
+    """bind(2) by index, 0 for all interfaces: Python's own takes a name, and none stands for all."""
+    # struct sockaddr_ll
+    address = struct.pack("=HHiHBB8x", socket.AF_PACKET, socket.htons(ETH_P_ALL), index, 0, 0, 0)
+    if _libc.bind(tap.fileno(), address, len(address)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

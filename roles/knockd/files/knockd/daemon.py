@@ -1,17 +1,19 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The event loop: who is told what, and when. One thread, no polling: it sleeps until a packet, a link, a signal or a deadline."""
+"""The event loop: who is told what, and when.
+
+One thread, no polling: it sleeps until a packet, a link, a signal or a deadline.
+"""
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 import socket
 import time
 from dataclasses import replace
-from typing import Iterable, List, NamedTuple, Optional, Tuple
+from typing import Iterable, NamedTuple, Optional, Tuple
 
 from . import bpf, config, one_time
 from .capture import Capture, CaptureError
@@ -54,6 +56,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
+        self._listening = ""
         self._stopping = False
         self._alive_at = 0.0
 
@@ -89,6 +92,8 @@ class Daemon:
     # What wakes us.
 
     def _on_packets(self, tap: socket.socket) -> None:
+        if tap.fileno() < 0:
+            return  # closed by what was handled before it in this turn: its interface is gone
         now = time.monotonic()
         only_ipv4, debugging, observe = self._options.only_ipv4, self._log.debugging, self._tracker.observe
         for data in self._capture.packets(tap):
@@ -108,7 +113,6 @@ class Daemon:
             self._follow()
         except CaptureError as error:
             self._log.say(str(error))
-        self._notifier.status(self._status())
 
     def _on_signal(self, wakeup: socket.socket) -> None:
         signals = set(wakeup.recv(4096))
@@ -168,11 +172,13 @@ class Daemon:
         """Makes sockets and own addresses agree with the links."""
         names = self._interfaces()
         self._capture.follow(names, self._links)
-        local = self._links.addresses(names)
-        if local != self._tracker.local or not local:
-            addresses = ", ".join(sorted(text(address) for address in local)) or "no address yet"
-            self._log.say("listening on %s (%s)" % (",".join(self._capture.listening()) or "no interface", addresses))
-        self._tracker.local = local
+        self._tracker.local = self._links.addresses(names)
+        addresses = ", ".join(sorted(text(address) for address in self._tracker.local)) or "no address yet"
+        listening = "%s (%s)" % (",".join(self._capture.listening()) or "no interface", addresses)
+        if listening != self._listening:
+            self._listening = listening
+            self._log.say("listening on %s" % listening)
+            self._notifier.status(self._status())
 
     def _install(self, settings: Settings) -> None:
         if self._table is None and (settings.guards or any(door.open_ports for door in settings.doors)):
@@ -218,7 +224,7 @@ class Daemon:
         return True
 
     def _status(self) -> str:
-        return "%d doors, listening on %s" % (len(self._doors), ",".join(self._capture.listening()) or "no interface")
+        return "%d doors, listening on %s" % (len(self._doors), self._listening)
 
     # Begin and end.
 
@@ -240,7 +246,10 @@ class Daemon:
         if self._table:
             self._table.close()
         patience = time.monotonic() + PATIENCE
-        while not self._commands.finish(time.monotonic()) and time.monotonic() < patience:
+        while not self._commands.finish(time.monotonic()):
+            if time.monotonic() > patience:
+                self._log.say("not waiting any longer: the next start runs the stop commands that have not ended")
+                break
             for key, _events in self._selector.select(0.1):
                 key.data(key.fileobj)
         self._commands.close()

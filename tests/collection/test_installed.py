@@ -1,0 +1,214 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The collection as a user has it: installed from its tarball, `sesame.knock.site` against a bare host over SSH.
+
+The tests run in the order in which they stand here, on one host: what must change nothing comes first, then what must be
+put back, then the run that succeeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INVENTORY = Path(__file__).parent / "inventory"
+SHARED = ROOT / "molecule" / "shared"
+HOST = "sesame-installed"
+ADDRESS = "198.18.14.13"
+ADDRESS6 = "fd00:5e5a:14::13"
+KNOCKS = ("31337", "12093", "27205", "9746")
+ALLOWED = "198.18.14.200"
+
+sys.path.insert(0, str(ROOT / "roles" / "knock_client" / "files"))
+
+from sesame_knock import _knocker  # noqa: E402
+
+
+def play(playbook: str | Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run a playbook with the collections of ANSIBLE_COLLECTIONS_PATH, which the job has set to the installed copy."""
+    command = ["ansible-playbook", "-i", str(INVENTORY), *options, "--extra-vars", json.dumps(variables), str(playbook)]
+    # Not in the checkout: nothing of it may help.
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900, cwd="/")
+
+
+def on_host(command: str) -> str:
+    """What a command on the host prints; `docker exec` does not cross its firewall."""
+    run = ["docker", "exec", HOST, "sh", "-c", command]
+    return subprocess.run(run, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def is_open(address: str = ADDRESS, port: int = 22) -> bool:
+    """Look at a port of the host, without a connection that sshd would count."""
+    return _knocker.is_open(_knocker.resolve(address), port)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bare_host() -> Iterator[None]:
+    """A Debian 13 with sshd and nothing of ours."""
+    made = play(SHARED / "create.yml")
+    assert made.returncode == 0, made.stdout + made.stderr
+    try:
+        yield
+    finally:
+        play(SHARED / "destroy.yml")
+
+
+class ProcessList:
+    """Reads the arguments of every process again and again; the host is a container, so its processes are among them."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> ProcessList:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    self.seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                except OSError:
+                    pass  # it has ended
+
+
+def shows_the_sequence(text: str) -> list[str]:
+    """Lines in which two of the sequence's ports stand, as numbers of their own."""
+    port = re.compile(r"(?<![0-9.])(?:%s)(?![0-9])" % "|".join(KNOCKS))
+    return [line[:300] for line in text.splitlines() if len(set(port.findall(line))) > 1]
+
+
+def test_check_mode_runs_through_on_a_bare_host_and_changes_nothing() -> None:
+    files = "find /etc /usr/local -type f | sort | xargs md5sum"
+    before = on_host(files)
+    run = play("sesame.knock.site", "--check", "--diff")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert on_host(files) == before
+    assert is_open()
+
+
+def test_a_daemon_that_hears_no_knock_closes_nothing() -> None:
+    run = play("sesame.knock.site", knockd_interface="lo")
+    assert run.returncode != 0
+    assert "the daemon admitted nobody. Nothing has been closed." in run.stdout
+    assert is_open() and is_open(ADDRESS6)
+    assert "KNOCK" not in on_host("iptables-save 2>/dev/null || true; cat /etc/iptables/rules.v4 2>/dev/null || true")
+
+
+def test_a_door_that_opens_something_else_is_noticed_and_everything_put_back() -> None:
+    # The daemon admits the controller, but to port 2222: with the rules live, nobody could come back in to port 22.
+    run = play("sesame.knock.site", knockd_open_ports=["2222/tcp"], knock_firewall_escape_port=0)
+    assert run.returncode != 0
+    assert "so the rules of before are back" in run.stdout
+    assert is_open() and is_open(ADDRESS6)
+    rules = on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v4 /etc/iptables/rules.v6 2>/dev/null || true")
+    assert "KNOCK" not in rules
+    assert "knock-firewall-revert" not in on_host("systemctl list-timers --all")
+
+
+@pytest.fixture(scope="module")
+def idle_session() -> Iterator[subprocess.Popen[str]]:
+    """A session that somebody has opened before the first run, and that is idle all through it."""
+    directory = ROOT / ".cache" / "collection" / "host"
+    options = ["-F", "none", "-i", str(directory / "key"), "-o", "UserKnownHostsFile=%s" % (directory / "known_hosts")]
+    session = subprocess.Popen(
+        ["ssh", *options, "admin@" + ADDRESS, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield session
+    finally:
+        session.kill()
+        session.wait()
+
+
+@pytest.fixture(scope="module")
+def first_run(idle_session: subprocess.Popen[str]) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """The run that succeeds, as talkative as it can be, and the arguments of all processes meanwhile."""
+    with ProcessList() as processes:
+        run = play("sesame.knock.site", "-vvv", "--diff")
+    return run, processes.seen
+
+
+def test_the_play_runs_from_the_installed_copy(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    run, _processes = first_run
+    assert run.returncode == 0, run.stdout[-20000:] + run.stderr
+    paths = re.findall(r"^task path: (.*):\d+$", run.stdout, re.MULTILINE)
+    installed = os.environ["ANSIBLE_COLLECTIONS_PATH"] + "/ansible_collections/sesame/knock/"
+    assert paths and all(path.startswith(installed) for path in paths)
+
+
+def test_an_idle_session_from_before_lives_on(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]], idle_session: subprocess.Popen[str]
+) -> None:
+    assert idle_session.stdin and idle_session.stdout
+    print("still here", file=idle_session.stdin, flush=True)
+    assert idle_session.stdout.readline() == "still here\n"
+
+
+def test_nothing_that_the_run_prints_shows_the_sequence(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    run, _processes = first_run
+    assert "Write the configuration" in run.stdout and "+-A KNOCK" in run.stdout  # it is talkative
+    assert shows_the_sequence(run.stdout + run.stderr) == []
+
+
+def test_no_process_has_had_the_sequence_in_its_arguments(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    _run, processes = first_run
+    assert any("knock-proxy" in arguments for arguments in processes)
+    assert [arguments for arguments in processes if shows_the_sequence(arguments.replace("\n", " "))] == []
+
+
+def test_the_port_is_closed_in_both_families_and_opens_to_a_knock(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    for address in (ADDRESS, ADDRESS6):
+        _knocker.wait_closed(_knocker.resolve(address), 22)
+    run = play("sesame.knock.site", "--check")
+    assert run.returncode == 0 and re.search(r"changed=0 ", run.stdout), run.stdout
+
+
+def test_the_way_out_listens_beside_port_22_for_the_allowlist_alone(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    assert {"port 22", "port 2222"} <= set(on_host("sshd -T | grep '^port '").splitlines())
+    assert re.search(r":2222\s", on_host("ss -H -ltn"))
+    assert not is_open(port=2222) and not is_open(ADDRESS6, 2222)
+    connect = "import socket; print(socket.create_connection(('%s', 2222), 5).recv(9).decode())" % ADDRESS
+    client = ["docker", "run", "--rm", "--network", HOST, "--ip", ALLOWED, "--label", "sesame.knock=host"]
+    client += ["--entrypoint", "python3", "sesame-knock:trixie", "-c", connect]
+    assert subprocess.run(client, capture_output=True, text=True, timeout=60).stdout.startswith("SSH-2.0")
+
+
+def test_a_task_after_the_door_has_closed_knocks_by_itself(
+    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+) -> None:
+    _knocker.wait_closed(_knocker.resolve(ADDRESS), 22)
+    ping = ["ansible", "-i", str(INVENTORY), HOST, "-m", "ansible.builtin.ping"]
+    environment = {**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}  # a connection of its own
+    answer = subprocess.run(ping, capture_output=True, text=True, timeout=120, cwd="/", env=environment)
+    assert answer.returncode == 0 and '"pong"' in answer.stdout, answer.stdout + answer.stderr
+    with pytest.raises(OSError):
+        socket.create_connection((ADDRESS6, 22), 2).close()

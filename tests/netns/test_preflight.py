@@ -1,0 +1,92 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stops role knock_firewall on a host before anything has changed: one error with the cause and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .firewall_host import FirewallHost
+from .lab import Lab
+
+GOOD: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.1"], "knock_firewall_prove": False}
+
+
+@pytest.fixture
+def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
+    made = FirewallHost(lab, tmp_path, "nft")
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "ufw": (
+        # What counts is its answer; the package itself cannot be here, as it conflicts with iptables-persistent
+        "mkdir /etc/bin; printf '#!/bin/sh\\necho Status: active\\n' > /etc/bin/ufw; chmod 755 /etc/bin/ufw",
+        {},
+        ["ufw is active on localhost", "ufw disable"],
+    ),
+    "published": (
+        "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9",
+        {},
+        ["Port 22/tcp of localhost is sent elsewhere", "--to-destination 198.18.1.9", "Publish it on"],
+    ),
+    "docker": (
+        "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9; mkdir /etc/bin;"
+        "printf '#!/bin/sh\\necho \"gitea 0.0.0.0:22->2022/tcp, :::22->2022/tcp\"\\n' > /etc/bin/docker;"
+        "chmod 755 /etc/bin/docker",
+        {},
+        ["by the Docker container gitea"],
+    ),
+    "saved": (
+        "printf '*filter\\n-A INPUT -p tcp --dport 25 -j DROP\\nCOMMIT\\n' > /etc/iptables/rules.v6",
+        {},
+        ["/etc/iptables/rules.v6", "--dport 25 -j DROP", "knock_firewall_existing_rules: merge"],
+    ),
+    "unreadable": (
+        "echo iptables -F > /etc/iptables/rules.v4",
+        {"knock_firewall_existing_rules": "merge"},
+        ["/etc/iptables/rules.v4 cannot be read: line 1", "iptables -F"],
+    ),
+    "sshd_elsewhere": (
+        "true",
+        {"knock_firewall_ports": ["2022/tcp"]},
+        ["sshd on localhost listens on 22", "knock_firewall_ports: [22/tcp]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", STOPS)
+def test_it_stops_with_the_cause_and_the_cure_and_changes_nothing(host: FirewallHost, reason: str) -> None:
+    script, variables, words = STOPS[reason]
+    host.sh("mkdir -p /run/sshd; " + script)
+    before = host.rules(), host.sh("cat /etc/iptables/* 2>/dev/null || true")
+    answer = host.play("variables", "preflight", "commit", **{**GOOD, **variables})
+    assert "failed=1" in answer
+    for word in words:
+        assert word in " ".join(answer.split())
+    assert (host.rules(), host.sh("cat /etc/iptables/* 2>/dev/null || true")) == before
+
+
+def test_nothing_stops_it_on_a_good_host_and_a_second_run_changes_nothing(host: FirewallHost) -> None:
+    host.sh("mkdir -p /run/sshd")
+    assert "failed=0" in host.play("variables", "preflight", "commit", **GOOD)
+    assert "KNOCK-ADMIT -s 198.18.0.1/32" in host.rules()
+    assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD)
+
+
+def test_a_confirmation_that_fails_puts_everything_back(host: FirewallHost) -> None:
+    host.sh("mkdir -p /run/sshd; mount -t tmpfs -o ro none /etc/iptables")
+    before = host.rules()
+    answer = host.play("variables", "preflight", "commit", **GOOD)
+    assert "'Keep the rules' failed, so the rules of before are back" in " ".join(answer.split())
+    assert "Read-only file system" in answer
+    assert host.rules() == before
+    assert host.sh("ls /etc/iptables") == ""

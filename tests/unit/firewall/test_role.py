@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role's variables come to: rules, guard, defaults. The kernel's word on them is in tests/netns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .rendering import evaluate, host_with, render
+
+ALLOW: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.7", "198.18.4.0/24", "fd00:5E5A:1::/64"]}
+
+
+def rules(text: str, chain: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("-A %s " % chain)]
+
+
+@pytest.mark.parametrize(
+    ("template", "mine", "other"),
+    [("rules.v4.j2", "-s 198.18.4.0/24", "fd00"), ("rules.v6.j2", "-s fd00:5e5a:1::/64", "198.18")],
+)
+def test_each_family_has_its_own_allowlist_in_the_same_chain(template: str, mine: str, other: str) -> None:
+    text = render(template, **ALLOW)
+    assert "-A KNOCK-ADMIT %s -j RETURN\n" % mine in text
+    assert other not in text
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_what_passes_comes_before_what_refuses(template: str) -> None:
+    verdicts = [line.partition(" -j ")[2].split()[0] for line in rules(render(template, **ALLOW), "KNOCK-ADMIT")]
+    assert verdicts == sorted(verdicts, key=["RETURN", "DROP", "REJECT"].index)
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_only_what_opens_a_connection_is_refused(template: str) -> None:
+    refusals = [line for line in rules(render(template, **ALLOW), "KNOCK-ADMIT") if "-j REJECT" in line]
+    assert refusals
+    assert all("--tcp-flags FIN,SYN,RST,ACK SYN" in line or "--ctstate NEW" in line for line in refusals)
+
+
+def test_our_jump_is_the_first_rule_also_above_kept_ones() -> None:
+    kept = (
+        "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\nCOMMIT\n*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n"
+    )
+    text = render("rules.v4.j2", host_with(v4=kept), **ALLOW)
+    assert rules(text, "INPUT") == ["-A INPUT -j KNOCK-MARK", "-A INPUT -j KNOCK", "-A INPUT -p tcp -j ACCEPT"]
+    assert "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n" in text
+
+
+def test_a_host_that_drops_gets_accept_silence_and_what_ipv6_needs() -> None:
+    host = host_with(v6="*filter\n:INPUT DROP [0:0]\nCOMMIT\n")
+    text = render("rules.v6.j2", host, **ALLOW)
+    assert ":INPUT DROP [0:0]" in text
+    assert "-A KNOCK -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT" in text
+    assert "-A KNOCK-ADMIT -s fd00:5e5a:1::/64 -j ACCEPT" in text
+    assert "REJECT" not in text
+
+
+def test_the_way_out_knows_no_mark() -> None:
+    text = render("rules.v4.j2", **ALLOW, knock_firewall_escape_port=2222, knock_firewall_escape_from=["198.18.9.9"])
+    assert "-A KNOCK -p tcp -m tcp --dport 2222 -j KNOCK-ESCAPE" in text
+    assert "-A KNOCK-ESCAPE -s 198.18.9.9/32 -j RETURN" in text
+    assert not [line for line in rules(text, "KNOCK-ESCAPE") if "mark" in line or "198.18.4.0" in line]
+
+
+def test_every_protected_port_is_cleared_of_the_mark() -> None:
+    text = render(
+        "rules.v4.j2", **ALLOW, knock_firewall_ports=["22/tcp", "60000-60010/udp"], knock_firewall_mark="0x0800"
+    )
+    assert rules(text, "KNOCK-MARK") == [
+        "-A KNOCK-MARK -p tcp -m tcp --dport 22 -j MARK --set-xmark 0x0/0x800",
+        "-A KNOCK-MARK -p udp -m udp --dport 60000:60010 -j MARK --set-xmark 0x0/0x800",
+    ]
+
+
+def test_the_guard_says_what_the_rules_say() -> None:
+    text = render("guard.conf.j2", **ALLOW, knock_firewall_ports=[22], knock_firewall_escape_port=2222)
+    assert "[protected]\n    ports  = 22/tcp\n    allow  = 198.18.0.7/32, 198.18.4.0/24, fd00:5e5a:1::/64\n" in text
+    assert text.count("refuse = reset") == 2
+    assert text.endswith("knock  = no\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_on"),
+    [
+        ({}, True),
+        ({"knockd_preset": "open_close_commands"}, False),
+        ({"knockd_preset": "start_stop_commands"}, False),
+        ({"knockd_doors": [{"name": "web", "start_command": "true"}]}, True),
+        ({"knockd_doors": [{"name": "ssh", "start_command": "true"}]}, False),
+        ({"knockd_preset": "none", "knockd_doors": [{"name": "a", "open_ports": ["22/tcp"]}]}, True),
+        ({"knockd_preset": "none", "knockd_doors": [{"name": "a", "start_command": "true"}]}, False),
+    ],
+)
+def test_the_guard_is_on_where_ssh_is_behind_a_native_door(variables: dict[str, Any], is_on: bool) -> None:
+    assert evaluate("knock_firewall_guard | bool", **variables) is is_on
+
+
+@pytest.mark.parametrize(
+    ("port", "sshd", "not_protected", "front"),
+    [
+        (None, [22], [], 22),
+        (22, [22, 2222], [2222], 22),
+        (2222, [22, 2222], [2222], 22),
+        (8022, [22], [], 8022),
+        (22, [], [], 22),
+    ],
+    ids=["default", "protected", "by-another-port", "through-a-nat", "no-sshd-known"],
+)
+def test_the_proof_knocks_at_a_protected_port(
+    port: int | None, sshd: list[int], not_protected: list[int], front: int
+) -> None:
+    host = {**host_with(), "sshd_ports": sshd, "sshd_open": not_protected}
+    variables: dict[str, Any] = {"ansible_port": port} if port else {}
+    assert int(evaluate("__knock_firewall_front_port", host, **variables)) == front
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("198.18.4.7/24", "write 198.18.4.0/24 for the network, or 198.18.4.7 for the one address"),
+        ("fd00:5e5a::1/64", "write fd00:5e5a::/64 for the network, or fd00:5e5a::1 for the one address"),
+        ("office.example.org", "is not an IPv4 or IPv6 address or network"),
+        ("0.0.0.0/0", "is everybody"),
+        ("::/0", "is everybody"),
+        ("::ffff:198.18.0.7", "write 198.18.0.7"),
+        ("198.18.0.7-9", "is not an IPv4 or IPv6"),
+    ],
+)
+def test_a_network_that_cannot_be_meant_is_named_with_the_right_spelling(item: str, says: str) -> None:
+    (problem,) = evaluate(
+        "networks | sesame.knock.network_problems('knock_firewall_allowlist')", networks=["198.18.0.1", item]
+    )
+    assert problem.startswith("knock_firewall_allowlist: '%s'" % item)
+    assert says in problem
+
+
+def test_networks_are_sorted_by_family_and_named_once() -> None:
+    both = evaluate("['198.18.0.7', '198.18.0.7/32', 'FD00::0/64'] | sesame.knock.networks")
+    assert both == {"v4": ["198.18.0.7/32"], "v6": ["fd00::/64"]}
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"), [("198.18.4.200", True), ("198.18.5.1", False), ("fd00:5e5a:1::9", True)]
+)
+def test_whether_the_controller_is_on_the_allowlist(address: str, inside: bool) -> None:
+    assert evaluate("knock_firewall_allowlist | sesame.knock.covers('%s')" % address, **ALLOW) is inside
