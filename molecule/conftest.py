@@ -18,7 +18,7 @@ from testinfra.host import Host
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from vantage import Client, Server, inventory, server_of  # noqa: E402
+from vantage import Client, Server, inventory, server_of
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "roles" / "knock_client" / "files"))
 
-from sesame_knock import _knocker, _sequence  # noqa: E402
+from sesame_knock import _knocker, _sequence
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 C_KNOCK = str(ROOT / ".cache" / "c-knockd" / "bin" / "knock")
 PROXY = ROOT / "roles" / "knock_client" / "files" / "knock-proxy"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def inventory() -> dict[str, dict[str, Any]]:
     """The variables of each host of the scenario, as they are written."""
     command = ["ansible-inventory", "-i", str(SCENARIO / "inventory"), "--list"]
@@ -54,9 +54,9 @@ class Server:
         """Look at the port. It costs sshd no connection."""
         return _knocker.is_open(_knocker.resolve(address), port)
 
-    def wait_closed(self, address: str) -> None:
+    def wait_closed(self, address: str, within: float = 30) -> None:
         """Wait until the door has closed."""
-        _knocker.wait_closed(_knocker.resolve(address), 22)
+        _knocker.wait_closed(_knocker.resolve(address), 22, within)
 
     def knock(self, address: str, sequence: tuple[_sequence.Knock, ...] | None = None, delay: float = 0.02) -> None:
         """Knock, and leave the daemon time to do what it does about it."""
@@ -92,4 +92,5 @@ def server_of(name: str) -> Server:
     """A host of the inventory."""
     known = inventory()[name]
     sequence = _sequence.parse_sequence(known["knock_sequence"])
-    return Server(name, known["ansible_host"], known["test_ipv6"], sequence, ROOT / ".cache" / "molecule" / SCENARIO.name)
+    directory = ROOT / ".cache" / "molecule" / SCENARIO.name
+    return Server(name, known["ansible_host"], known["test_ipv6"], sequence, directory)

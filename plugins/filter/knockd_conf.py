@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters for knockd.conf: `knockd_conf_check` reads one as the daemon will, `knockd_conf_doors` takes doors out of one."""
+"""Filters for knockd.conf: `knockd_conf_check` reads one as the daemon will, `knockd_conf_doors` takes doors out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, list[st
 
 
 def knockd_conf_doors(text: str, doors: list[dict[str, Any]]) -> str:
-    """Take the doors out of an adopted configuration, but those with a name or a sequence of `doors`, which replace them."""
+    """Take the doors out of an adopted configuration, but those with a name or a sequence that one of `doors` has."""
     names = {door["name"] for door in doors}
     sequences = {_key(door.get("sequence")) for door in doors}
     kept = []
@@ -54,9 +54,9 @@ def knockd_conf_doors(text: str, doors: list[dict[str, Any]]) -> str:
         section = text[start:end].strip()
         name = _SECTION.match(section)
         written = _SEQUENCE.search(section)
-        if name and name.group(1) != "options" and name.group(1) not in names:
-            if not written or _key(written.group(1)) not in sequences:
-                kept.append(section)
+        replaced = bool(written) and _key(written.group(1)) in sequences
+        if name and name.group(1) not in {"options", *names} and not replaced:
+            kept.append(section)
     return "\n\n".join(kept)
 
 

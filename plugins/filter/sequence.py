@@ -27,7 +27,7 @@ def sequence(value: Any, reverse: bool = False) -> str:
 
 
 def sequence_problems(value: Any, variable: str) -> list[str]:
-    """Say what is wrong with a sequence, or with those of a list of doors: a sentence each, which names the variable."""
+    """Say what is wrong with a sequence, or with those of a list of doors, in sentences that name the variable."""
     if isinstance(value, list) and any(isinstance(door, Mapping) and "name" in door for door in value):
         return [
             problem

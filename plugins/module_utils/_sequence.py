@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -161,7 +160,9 @@ def generate(length: int = 5, avoid: Iterable[Knock | int] = ()) -> tuple[Knock,
     ports = [port for port in GENERATED_PORTS if port not in taken]
     if len(ports) < 2 * length:
         raise SequenceError("too few ports are left: avoid fewer")
-    random = secrets.SystemRandom()
+    from secrets import SystemRandom  # here, because every ssh imports this file and none makes a sequence
+
+    random = SystemRandom()
     while True:
         knocks = tuple(Knock(port, "tcp") for port in random.sample(ports, length))
         if not weaknesses(knocks):

@@ -59,10 +59,10 @@ to_adopt:
   contains:
     src:
       description: The path of the file.
-      type: path
+      type: str
     dest:
       description: The path below O(adopted) to keep it at.
-      type: path
+      type: str
 config:
   description: The text of the C(knockd.conf) that was, or is to be, adopted; empty where there is none.
   returned: always

@@ -268,14 +268,8 @@ def arm(module: AnsibleModule, seconds: int, token: str) -> None:
             raise Failure("The revert cannot be armed, so nothing was changed: %s" % (err or out).strip())
     else:
         # It ends by itself after the sleep: the token tells it that its change is no longer the one that waits
-        subprocess.Popen(
-            ["/bin/sh", "-c", 'sleep "$0"; exec "$@"', str(seconds), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        detached = """setsid sh -c 'sleep "$0"; exec "$@"' "$@" </dev/null >/dev/null 2>&1 &"""
+        module.run_command(["/bin/sh", "-c", detached, "sh", str(seconds), *command])
     write(PENDING, token, mode=0o600)
 
 

@@ -122,12 +122,18 @@ def reload(module: AnsibleModule) -> bool:
     return pid != 0
 
 
-def missing(ports: list[int]) -> list[int]:
-    """Ports that nobody listens on, after some patience."""
+def await_ports(expected: set[int], gone: set[int]) -> None:
+    """Wait until sshd has started itself anew: it listens where it shall, and no longer where it did."""
     deadline = time.monotonic() + PATIENCE
-    while set(ports) - listening() and time.monotonic() < deadline:
+    now = listening()
+    while not expected <= now or gone & now:
+        if time.monotonic() > deadline:
+            raise Failure(
+                "After the reload sshd listens on %s, and should on %s"
+                % (sorted(now & (expected | gone)), sorted(expected))
+            )
         time.sleep(0.05)
-    return sorted(set(ports) - listening())
+        now = listening()
 
 
 def put(text: str | None) -> None:
@@ -167,8 +173,8 @@ def put_port(module: AnsibleModule, port: int) -> None:
 
 def change(module: AnsibleModule, port: int) -> list[int]:
     """Bring the drop-in to the wanted state; put the old one back if sshd then misses a port. Returns sshd's ports."""
-    before = read(DROP_IN)
-    if port in listening() and port != extra_port():
+    before, old = read(DROP_IN), extra_port()
+    if port in listening() and port != old:
         raise Failure("port %d is taken on this host: choose another one" % port)
     try:
         if port:
@@ -176,9 +182,9 @@ def change(module: AnsibleModule, port: int) -> list[int]:
         else:
             put(None)
         ports, addresses = config(module)
-        lost = missing([int(address.rpartition(":")[2]) for address in addresses]) if reload(module) else []
-        if lost:
-            raise Failure("After the reload sshd does not listen on %s" % ", ".join(map(str, lost)))
+        expected = {int(address.rpartition(":")[2]) for address in addresses}
+        if reload(module):
+            await_ports(expected, {old} - expected - {0})
     except (Failure, OSError):
         put(before)
         reload(module)

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The collection as a user has it: installed from its tarball, `sesame.knock.site` against a bare host over SSH.
 
-The tests run in the order in which they stand here, on one host: what must change nothing comes first, then what must be
-put back, then the run that succeeds.
+The tests run in the order in which they stand here, on one host: first what must change nothing, then what must be put
+back, then the run that succeeds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ ADDRESS6 = "fd00:5e5a:14::13"
 KNOCKS = ("31337", "12093", "27205", "9746")
 ALLOWED = "198.18.14.200"
 
+FirstRun = tuple[subprocess.CompletedProcess[str], set[str]]
+"""The run, and the arguments of all processes meanwhile."""
+
 sys.path.insert(0, str(ROOT / "roles" / "knock_client" / "files"))
 
-from sesame_knock import _knocker  # noqa: E402
+from sesame_knock import _knocker
 
 
 def play(playbook: str | Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -66,7 +69,7 @@ def bare_host() -> Iterator[None]:
 
 
 class ProcessList:
-    """Reads the arguments of every process again and again; the host is a container, so its processes are among them."""
+    """Reads the arguments of all processes again and again; the host is a container, so its own are among them."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -119,7 +122,7 @@ def test_a_door_that_opens_something_else_is_noticed_and_everything_put_back() -
     assert run.returncode != 0
     assert "so the rules of before are back" in run.stdout
     assert is_open() and is_open(ADDRESS6)
-    rules = on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v4 /etc/iptables/rules.v6 2>/dev/null || true")
+    rules = on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v? 2>/dev/null || true")
     assert "KNOCK" not in rules
     assert "knock-firewall-revert" not in on_host("systemctl list-timers --all")
 
@@ -140,7 +143,7 @@ def idle_session() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def first_run(idle_session: subprocess.Popen[str]) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+def first_run(idle_session: subprocess.Popen[str]) -> FirstRun:
     """The run that succeeds, as talkative as it can be, and the arguments of all processes meanwhile."""
     with ProcessList() as processes:
         run = play("sesame.knock.site", "-vvv", "--diff")
@@ -148,7 +151,7 @@ def first_run(idle_session: subprocess.Popen[str]) -> tuple[subprocess.Completed
 
 
 def test_the_play_runs_from_the_installed_copy(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     run, _processes = first_run
     assert run.returncode == 0, run.stdout[-20000:] + run.stderr
@@ -157,16 +160,14 @@ def test_the_play_runs_from_the_installed_copy(
     assert paths and all(path.startswith(installed) for path in paths)
 
 
-def test_an_idle_session_from_before_lives_on(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]], idle_session: subprocess.Popen[str]
-) -> None:
+def test_an_idle_session_from_before_lives_on(first_run: FirstRun, idle_session: subprocess.Popen[str]) -> None:
     assert idle_session.stdin and idle_session.stdout
     print("still here", file=idle_session.stdin, flush=True)
     assert idle_session.stdout.readline() == "still here\n"
 
 
 def test_nothing_that_the_run_prints_shows_the_sequence(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     run, _processes = first_run
     assert "Write the configuration" in run.stdout and "+-A KNOCK" in run.stdout  # it is talkative
@@ -174,7 +175,7 @@ def test_nothing_that_the_run_prints_shows_the_sequence(
 
 
 def test_no_process_has_had_the_sequence_in_its_arguments(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     _run, processes = first_run
     assert any("knock-proxy" in arguments for arguments in processes)
@@ -182,7 +183,7 @@ def test_no_process_has_had_the_sequence_in_its_arguments(
 
 
 def test_the_port_is_closed_in_both_families_and_opens_to_a_knock(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     for address in (ADDRESS, ADDRESS6):
         _knocker.wait_closed(_knocker.resolve(address), 22)
@@ -191,7 +192,7 @@ def test_the_port_is_closed_in_both_families_and_opens_to_a_knock(
 
 
 def test_the_way_out_listens_beside_port_22_for_the_allowlist_alone(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     assert {"port 22", "port 2222"} <= set(on_host("sshd -T | grep '^port '").splitlines())
     assert re.search(r":2222\s", on_host("ss -H -ltn"))
@@ -203,12 +204,12 @@ def test_the_way_out_listens_beside_port_22_for_the_allowlist_alone(
 
 
 def test_a_task_after_the_door_has_closed_knocks_by_itself(
-    first_run: tuple[subprocess.CompletedProcess[str], set[str]],
+    first_run: FirstRun,
 ) -> None:
     _knocker.wait_closed(_knocker.resolve(ADDRESS), 22)
     ping = ["ansible", "-i", str(INVENTORY), HOST, "-m", "ansible.builtin.ping"]
     environment = {**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}  # a connection of its own
     answer = subprocess.run(ping, capture_output=True, text=True, timeout=120, cwd="/", env=environment)
     assert answer.returncode == 0 and '"pong"' in answer.stdout, answer.stdout + answer.stderr
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         socket.create_connection((ADDRESS6, 22), 2).close()

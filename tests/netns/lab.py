@@ -153,9 +153,16 @@ class Daemon:
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
                 namespace.command(python(), "-m", "knockd", "-c", str(self.config), *arguments),
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1",
-                     "NOTIFY_SOCKET": "@" + address[1:]},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(PACKAGE),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "NOTIFY_SOCKET": "@" + address[1:],
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
             )
 
     def write(self, config: str) -> None:
@@ -175,7 +182,7 @@ class Daemon:
             self.notifications.append(self._notify.recv(4096).decode())
         for position, message in enumerate(self.notifications):
             if word in message:
-                del self.notifications[:position + 1]
+                del self.notifications[: position + 1]
                 return True
         return False
 

@@ -9,8 +9,6 @@ import json
 import time
 from typing import Any
 
-import pytest
-
 from .lab import CLIENT, CLIENT6, KNOCKS, SERVER6, STRANGER, Daemon, Lab, eventually
 
 DOOR = """
@@ -38,7 +36,7 @@ def done(lab: Lab) -> list[str]:
 
 
 def await_done(lab: Lab, *lines: str) -> None:
-    eventually(lambda: done(lab)[:len(lines)] == list(lines), "%s, but: %s" % (lines, done(lab)))
+    eventually(lambda: done(lab)[: len(lines)] == list(lines), "%s, but: %s" % (lines, done(lab)))
 
 
 def journal(lab: Lab) -> list[dict[str, Any]]:
@@ -148,8 +146,7 @@ def test_term_does_not_wait_for_a_start_command(lab: Lab) -> None:
     assert done(lab) == ["start " + CLIENT, "stop " + CLIENT]
 
 
-@pytest.mark.parametrize("number", ["kill", "terminate"])
-def test_a_stop_that_is_overdue_runs_when_the_daemon_is_back(lab: Lab, number: str) -> None:
+def test_a_stop_that_is_overdue_runs_when_the_daemon_is_back(lab: Lab) -> None:
     daemon = opened(lab, door(1))
     assert journal(lab)[0]["door"] == "job"
     daemon.kill()

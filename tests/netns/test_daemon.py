@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python
+from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python, stopped
 
 LONG = SSH.format(open_timeout=600)
 
@@ -145,7 +145,8 @@ def test_an_interface_may_be_absent_at_start(walled: Lab) -> None:
 
 def test_an_interface_may_be_deleted_and_come_back(walled: Lab) -> None:
     daemon = walled.daemon(LONG)
-    walled.unplug("eth0")
+    with stopped(daemon):  # it will hear of it from the link and from the socket at the same time
+        walled.unplug("eth0")
     daemon.await_log("eth0: gone")
     walled.plug("eth0")
     eventually(lambda: SERVER in daemon.log.partition("eth0: gone")[2], daemon.log)
@@ -212,7 +213,8 @@ def test_a_table_that_nobody_owns_is_an_error_with_the_cure(lab: Lab) -> None:
 
 def test_no_child_keeps_the_table_alive(walled: Lab) -> None:
     daemon = walled.daemon(
-        LONG + "[job]\nsequence = 21007,11005,31006\nstart_command = echo $$ > DIR/pid; exec sleep 60\n")
+        LONG + "[job]\nsequence = 21007,11005,31006\nstart_command = echo $$ > DIR/pid; exec sleep 60\n"
+    )
     walled.knock(*KNOCKS)
     walled.opens()
     walled.knock("21007", "11005", "31006")
@@ -255,7 +257,8 @@ def knockd(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         lab.server.command(python(), "-m", "knockd", *arguments),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
 
 

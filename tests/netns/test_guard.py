@@ -12,9 +12,7 @@ from .lab import GUARD, KNOCKS, SERVER, SERVER6, SSH, STRANGER, STRANGER6, Lab
 WITH_GUARD = SSH.format(open_timeout=600).replace("[options]", "[options]\n    Guard = DIR/guard.conf")
 ALLOWED = GUARD.format(allow="%s, %s" % (STRANGER, STRANGER6))
 
-BOTH = pytest.mark.parametrize(
-    ("server", "stranger"), [(SERVER, STRANGER), (SERVER6, STRANGER6)], ids=["ipv4", "ipv6"]
-)
+BOTH = pytest.mark.parametrize(("server", "stranger"), [(SERVER, STRANGER), (SERVER6, STRANGER6)], ids=["ipv4", "ipv6"])
 
 
 @pytest.fixture
@@ -50,7 +48,8 @@ def test_the_host_itself_passes(guarded: Lab) -> None:
 
 def test_a_mark_by_someone_else_opens_nothing(guarded: Lab) -> None:
     guarded.nft(
-        "table inet foreign { chain marks { type filter hook prerouting priority -150; meta mark set 0xffffffff; }; }")
+        "table inet foreign { chain marks { type filter hook prerouting priority -150; meta mark set 0xffffffff; }; }"
+    )
     guarded.daemon(WITH_GUARD)
     assert not guarded.is_open()
 
@@ -113,7 +112,8 @@ def test_an_escape_port_takes_no_knock(guarded: Lab) -> None:
 
 def test_neighbouring_ports_and_overlapping_networks_are_no_trouble(guarded: Lab) -> None:
     (guarded.directory / "guard.conf").write_text(
-        "[ssh]\nports = 22-23/tcp,20-21/tcp,22/udp\nallow = 198.18.0.64/26,198.18.0.66,198.18.0.64/27\n")
+        "[ssh]\nports = 22-23/tcp,20-21/tcp,22/udp\nallow = 198.18.0.64/26,198.18.0.66,198.18.0.64/27\n"
+    )
     guarded.daemon(WITH_GUARD)
     assert not guarded.is_open()
     assert guarded.is_open(source=STRANGER)

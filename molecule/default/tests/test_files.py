@@ -11,7 +11,7 @@ from vantage import Server
 
 
 @pytest.mark.parametrize(
-    "path, owner, group, mode",
+    ("path", "owner", "group", "mode"),
     [
         ("/etc/knockd.conf", "root", "knockd", 0o640),
         ("/etc/knockd-guard.conf", "root", "knockd", 0o640),
@@ -49,10 +49,10 @@ def test_the_options_are_where_people_look_for_them(host: Host) -> None:
     assert "START_KNOCKD=1\n" in text and 'KNOCKD_OPTS="-i eth0"\n' in text
 
 
-@pytest.mark.parametrize("tool, file", [("iptables", "rules.v4"), ("ip6tables", "rules.v6")])
+@pytest.mark.parametrize(("tool", "file"), [("iptables", "rules.v4"), ("ip6tables", "rules.v6")])
 def test_the_rules_are_loaded_and_saved_in_both_families(host: Host, tool: str, file: str) -> None:
     def of_our_chains(rules: str) -> int:
-        return sum(line.startswith("-A KNOCK") for line in rules.splitlines())
+        return sum(line.startswith(("-A KNOCK ", "-A KNOCK-ADMIT ")) for line in rules.splitlines())
 
     saved = of_our_chains(host.file("/etc/iptables/" + file).content_string)
     assert saved > 4 and of_our_chains(host.check_output("%s -S", tool)) == saved

@@ -25,7 +25,7 @@ class Door:
         self.serve: Callable[[socket.socket], None] = lambda connection: connection.sendall(BANNER)
         self._deaf_rounds = deaf_rounds
         self._opens_after = opens_after
-        self._knocks = [_bound(socket.SOCK_DGRAM) for _ in range(length)]
+        self._knocks = [_bound(socket.SOCK_DGRAM) for _knock in range(length)]
         self._listener = _bound(socket.SOCK_STREAM)  # bound but not listening: refuses
         self._stop, self._stopped = socket.socketpair()
         self._connections: list[socket.socket] = []

@@ -37,7 +37,8 @@ def test_ssh_gets_the_connected_socket(door: Door, write_profile: Profile) -> No
     assert process.wait(30) == 0  # gone, and the connection lives on
     assert len(data) == 1
     (descriptor,) = array.array("i", ancillary[0][2][:4])
-    with socket.socket(fileno=descriptor) as connection, ours:
+    ours.close()
+    with socket.socket(fileno=descriptor) as connection:
         assert connection.getpeername() == ("127.0.0.1", door.port)
         assert connection.recv(100).startswith(b"SSH-2.0-")
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -159,7 +160,7 @@ def test_sessions_that_share_a_connection_do_not_knock(ssh: SimpleNamespace, doo
     )
     assert master.returncode == 0, master.stderr
     try:
-        for _ in range(3):
+        for _session in range(3):
             assert run_ssh(ssh, door, ssh.user + "@127.0.0.1", "true").returncode == 0
     finally:
         run_ssh(ssh, door, "-O", "exit", ssh.user + "@127.0.0.1")

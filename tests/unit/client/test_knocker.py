@@ -91,7 +91,7 @@ def test_the_server_accepts_one_connection_only(make_door: Callable[..., Door]) 
 def test_looking_costs_the_server_no_connection(door: Door) -> None:
     door.open()
     target = knocker.resolve("127.0.0.1")
-    assert all(knocker.is_open(target, door.port) for _ in range(20))
+    assert all(knocker.is_open(target, door.port) for _look in range(20))
     knocker.wait_open(target, door.port, [parse_sequence(door.sequence)])
     assert door.settle() == 0
 

@@ -228,6 +228,11 @@ def test_without_anything_said_the_mark_is_the_documented_one() -> None:
         ("[shut]\nsequence = 5,9,7\nclose_door = shut", 1, "shut"),
         (f"[ssh]\nsequence = {SECRET}\ncommand = x\n[shut]\nsequence = 5,9,7\nclose_door = ssh", 4, "ssh"),
         (DOOR + f"[web]\nsequence = {SECRET.replace(':tcp', '')}\nopen_ports = 443/tcp", 4, "[ssh] and [web]"),
+        (
+            "[one]\nsequence = 5,9,7\nopen_ports = 600-609/udp\n[two]\nsequence = 6,9,7\nopen_ports = 605-700/udp",
+            4,
+            "[one] opens 600-609/udp and [two] opens 605-700/udp",
+        ),
     ],
 )
 def test_a_mistake_is_one_error_that_names_line_and_cause(text: str, line: int, named: str) -> None:

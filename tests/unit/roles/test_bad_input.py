@@ -81,9 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("host", MISTAKES)
-def test_a_mistake_is_one_clear_error_before_anything_changes(
-    host: str, run: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_mistake_is_one_clear_error_before_anything_changes(host: str, run: subprocess.CompletedProcess[str]) -> None:
     _, named, cure = MISTAKES[host]
     failures = re.findall(r"^fatal: \[%s\]: (\S+) => (.*(?:\n .*|\n\})*)" % host, run.stdout, re.MULTILINE)
     assert len(failures) == 1, run.stdout + run.stderr

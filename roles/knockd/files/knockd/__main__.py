@@ -30,8 +30,14 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     made = _Parser(prog="knockd", description="Opens doors to those who knock. See knockd.conf(5).")
     add = made.add_argument
-    add("-i", "--interface", action="append", default=[], metavar="IF",
-        help="interface to listen on: repeated, a comma list, or any (default: the file's, or eth0)")
+    add(
+        "-i",
+        "--interface",
+        action="append",
+        default=[],
+        metavar="IF",
+        help="interface to listen on: repeated, a comma list, or any (default: the file's, or eth0)",
+    )
     add("-d", "--daemon", action="store_true", help="become a daemon")
     add("-c", "--config", default="/etc/knockd.conf", metavar="FILE", help="default: %(default)s")
     add("-D", "--debug", action="store_true", help="show every packet, knock ports included")

@@ -177,7 +177,11 @@ class Commands:
             # A session of its own: what the command leaves running does not get our terminal's signals.
             # Every descriptor of ours is close-on-exec; Python ignores SIGPIPE, commands do not expect that.
             pair.pid = os.posix_spawn(
-                "/bin/sh", ["sh", "-c", command], os.environ, setsid=True, setsigdef=[signal.SIGPIPE],
+                "/bin/sh",
+                ["sh", "-c", command],
+                os.environ,
+                setsid=True,
+                setsigdef=[signal.SIGPIPE],
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
             )
         except OSError as error:
@@ -244,8 +248,12 @@ class _Journal:
         """Replaces the file, so that a crash leaves either the old or the new one."""
         entries = [
             {
-                "address": pair.key.address, "door": pair.key.door, "start": pair.key.start, "stop": pair.stop,
-                "deadline": round(time.time() + pair.deadline - now, 3), "timeout": pair.timeout,
+                "address": pair.key.address,
+                "door": pair.key.door,
+                "start": pair.key.start,
+                "stop": pair.stop,
+                "deadline": round(time.time() + pair.deadline - now, 3),
+                "timeout": pair.timeout,
             }
             for pair in pairs
         ]

@@ -101,6 +101,7 @@ def parse(text: str, name: str) -> Settings:
     sections = _sections(text, name, lambda section: OPTIONS if section == "options" else DOOR, warnings)
     doors = tuple(_door(section, name, warnings) for section in sections if section.name != "options")
     _check_distinct(name, doors)
+    _check_ranges(name, doors)
     _check_closers(name, doors)
     options: dict[str, _Value] = {}
     for section in sections:
@@ -314,6 +315,18 @@ def _check_distinct(name: str, doors: Iterable[Door]) -> None:
                 door.line,
                 f"[{other.name}] and [{door.name}] have the same sequence: give one of them another; {GENERATE}",
             )
+
+
+def _check_ranges(name: str, doors: Iterable[Door]) -> None:
+    """The kernel's set of ranges takes equal ones, but none that overlap in part."""
+    seen: dict[PortRange, Door] = {}
+    for door in doors:
+        for ports in (ports for ports in door.open_ports if ports.first != ports.last):
+            for others, other in seen.items():
+                if ports != others and _overlap(ports, others):
+                    problem = f"[{other.name}] opens {others} and [{door.name}] opens {ports}, which overlap in part"
+                    raise ConfigError(name, door.line, f"{problem}: use equal ranges")
+            seen.setdefault(ports, door)
 
 
 def _check_closers(name: str, doors: tuple[Door, ...]) -> None:

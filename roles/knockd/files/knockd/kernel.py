@@ -3,13 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The nftables table that the daemon owns: admit, revoke, guard. The kernel closes what it opens, also without us.
 
-    table inet knockd {
-        flags owner                     # gone with our netlink socket; nobody else may change it, nor flush it
-        set admitted4, admitted6        # address . protocol . port, each with its own deadline
-        set ranges4, ranges6            # the same for ranges of ports, made when a door opens one
-        chain admit                     # before the filter: marks packets of admitted sources
-        chain guard                     # after the filter: refuses new connections to protected ports
-    }
+table inet knockd {
+    flags owner                     # gone with our netlink socket; nobody else may change it, nor flush it
+    set admitted4, admitted6        # address . protocol . port, each with its own deadline
+    set ranges4, ranges6            # the same for ranges of ports, made when a door opens one
+    chain admit                     # before the filter: marks packets of admitted sources
+    chain guard                     # after the filter: refuses new connections to protected ports
+}
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Table:
 
     def install(self, mark: int, doors: Iterable[Door], guards: Sequence[Guard]) -> None:
         """Makes the table, or swaps mark and guard of the one that is there, in one transaction; admissions stay."""
-        has_ranges = self._has_ranges or any(
-            ports.first != ports.last for door in doors for ports in door.open_ports
-        )
+        has_ranges = self._has_ranges or any(ports.first != ports.last for door in doors for ports in door.open_ports)
         lines = [] if self._installed else ["create table %s { flags owner; }" % TABLE]
         lines += set_lines(has_ranges) + admit_lines(mark, has_ranges) + guard_lines(guards, has_ranges)
         try:
@@ -90,8 +88,7 @@ class Table:
         """Lets `source` reach the door's ports until its timeout: extends what it has, never shortens it."""
         deadline = now + door.open_timeout if door.open_timeout else math.inf
         later = [
-            ports for ports in door.open_ports
-            if self._admissions.get((source, ports), _NEVER).deadline < deadline
+            ports for ports in door.open_ports if self._admissions.get((source, ports), _NEVER).deadline < deadline
         ]
         lines = []
         for ports in later:
@@ -101,7 +98,7 @@ class Table:
                 # Adding what is there extends it only from kernel 6.12 on, and deleting what is not there is an error.
                 "add element %s { %s }" % key,
                 "delete element %s { %s }" % key,
-                "add element %s { %s%s comment \"%s\" }" % (*key, timeout, comment(door.name)),
+                'add element %s { %s%s comment "%s" }' % (*key, timeout, comment(door.name)),
             ]
         self._run(lines)
         self._admissions.update(((source, ports), _Admission(deadline, door.name)) for ports in later)
@@ -111,7 +108,8 @@ class Table:
     def revoke(self, source: bytes, door: Door) -> bool:
         """Ends what `door` has opened for `source`; says whether there was anything to end."""
         ended = [
-            key for key, admission in self._admissions.items()
+            key
+            for key, admission in self._admissions.items()
             if key[0] == source and (admission.door == door.name or key[1] in door.open_ports)
         ]
         lines = []
@@ -178,9 +176,7 @@ def admit_lines(mark: int, has_ranges: bool) -> List[str]:
     return [
         "add chain %s admit { type filter hook input priority %d; policy accept; }" % (TABLE, ADMIT_PRIORITY),
         "flush chain %s admit" % TABLE,
-    ] + [
-        "add rule %s admit %s meta mark set meta mark | %#x" % (TABLE, match, mark) for match in admitted(has_ranges)
-    ]
+    ] + ["add rule %s admit %s meta mark set meta mark | %#x" % (TABLE, match, mark) for match in admitted(has_ranges)]
 
 
 def guard_lines(guards: Sequence[Guard], has_ranges: bool) -> List[str]:
@@ -273,7 +269,7 @@ def _find_table() -> Tuple[bool, Optional[int]]:
             query.send(request(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(NFPROTO_INET, 0, 0) + name_attribute))
             for kind, _flags, payload in messages(query.recv(65536)):
                 if kind == NFT_MSG_GETTABLE - 1:  # NFT_MSG_NEWTABLE
-                    owner = attributes(payload[NFGENMSG.size:]).get(NFTA_TABLE_OWNER)
+                    owner = attributes(payload[NFGENMSG.size :]).get(NFTA_TABLE_OWNER)
                     return True, struct.unpack(">I", owner)[0] if owner else None
     except OSError:
         pass

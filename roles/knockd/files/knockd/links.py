@@ -34,7 +34,7 @@ def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
         length, kind, flags, _sequence, _port = HEADER.unpack_from(data, offset)
         if length < HEADER.size:
             return
-        yield kind, flags, data[offset + HEADER.size:offset + length]
+        yield kind, flags, data[offset + HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
@@ -46,7 +46,7 @@ def attributes(data: bytes) -> Dict[int, bytes]:
         length, kind = ATTRIBUTE.unpack_from(data, offset)
         if length < ATTRIBUTE.size:
             break
-        found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size:offset + length]
+        found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
     return found
 
@@ -140,11 +140,11 @@ class Links:
                 self._names.pop(index, None)
                 self._addresses.pop(index, None)
             else:
-                name = attributes(payload[LINK.size:]).get(IFLA_IFNAME, b"")
+                name = attributes(payload[LINK.size :]).get(IFLA_IFNAME, b"")
                 self._names[index] = name.rstrip(b"\0").decode(errors="replace")
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
             index = ADDRESS.unpack_from(payload)[4]
-            found = attributes(payload[ADDRESS.size:])
+            found = attributes(payload[ADDRESS.size :])
             # On a point-to-point link IFA_ADDRESS is the peer's.
             address = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS)
             if address is None:

@@ -37,6 +37,9 @@ class TcpFlags(NamedTuple):
     value: int = 0
 
 
+ANY_FLAGS = TcpFlags()
+
+
 @dataclass(frozen=True)
 class Door:
     """A named sequence and what it opens (native door), closes, or runs (command door)."""
@@ -44,7 +47,7 @@ class Door:
     name: str
     sequence: Tuple[Knock, ...]
     seq_timeout: float = 25.0
-    tcpflags: TcpFlags = TcpFlags()
+    tcpflags: TcpFlags = ANY_FLAGS
     target: Optional[Address] = None
     """Counts packets to this address in place of the interface's own."""
 
@@ -96,7 +99,7 @@ class Settings:
     """Sentences that name the line: inline comments, weak sequences, doors that stay open."""
 
 
-# What the tracker tells. `source` is the packed address (4 or 16 bytes): the form in which it arrives, and a key at once.
+# What the tracker tells. `source` is the packed address, 4 or 16 bytes: it arrives like that, and is a key at once.
 
 
 class Stage(NamedTuple):
