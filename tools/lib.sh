@@ -13,6 +13,7 @@ export PATH
 export ANSIBLE_COLLECTIONS_PATH=$cache/collections
 export ANSIBLE_HOME=$cache/ansible # nothing of ours in the person's ~/.ansible, and nothing of theirs here
 export ANSIBLE_PIPELINING=true # one round trip a task instead of three
+export HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis
 mkdir -p "$logs"
 
 say() { printf '==> %s\n' "$*"; }

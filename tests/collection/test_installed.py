@@ -213,3 +213,19 @@ def test_a_task_after_the_door_has_closed_knocks_by_itself(
     assert answer.returncode == 0 and '"pong"' in answer.stdout, answer.stdout + answer.stderr
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((ADDRESS6, 22), 2).close()
+
+
+def test_verify_proves_it_again_and_changes_nothing(first_run: FirstRun) -> None:
+    run = play("sesame.knock.verify")
+    assert run.returncode == 0 and "changed=0 " in run.stdout, run.stdout
+
+
+def test_uninstall_opens_the_port_and_leaves_nothing_of_ours(first_run: FirstRun) -> None:
+    run = play("sesame.knock.uninstall")
+    assert run.returncode == 0, run.stdout
+    assert is_open() and is_open(ADDRESS6)
+    assert "KNOCK" not in on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v? 2>/dev/null || true")
+    assert on_host("sshd -T | grep '^port '") == "port 22\n"
+    left = "find / -xdev -name '*knock*' -not -path '/opt/debs/*' -not -path '/proc/*' -not -path '/run/*'"
+    assert on_host(left) == ""
+    assert re.search(r"changed=0 ", play("sesame.knock.uninstall").stdout)

@@ -76,11 +76,21 @@ def test_the_statuses_tell_what_is_wrong_and_no_message_tells_the_sequence(
     assert command("knock-proxy").returncode == 2
 
 
+def test_ssh_itself_says_what_is_wrong_also_where_it_throws_stderr_away(write_profile: Profile, tmp_path: Path) -> None:
+    profile = write_profile(sequence="4242:udp,1717:udp", timeout=0.3)
+    options = ["-F", "none", "-o", "ProxyUseFdpass=yes", "-o", f"ProxyCommand={KNOCK_PROXY} {profile} %h %p"]
+    options += ["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", f"ControlPath={tmp_path}/master"]
+    done = subprocess.run(["ssh", *options, "-p", "9", "127.0.0.1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 255
+    assert "knock-proxy: port 9 of 127.0.0.1 stays closed after knocking" in done.stderr
+    assert "4242" not in done.stderr
+
+
 def test_it_imports_little() -> None:
     """Every login waits for the imports: these modules would each cost more than a knock."""
     code = "import sys; sys.path.insert(0, %r); import sesame_knock.proxy; print(*sys.modules)" % str(FILES)
     loaded = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True).stdout
-    dear = {"argparse", "asyncio", "subprocess", "dataclasses", "inspect", "ipaddress", "logging"}
+    dear = {"argparse", "asyncio", "subprocess", "dataclasses", "inspect", "ipaddress", "logging", "random"}
     assert not dear & set(loaded.split())
 
 

@@ -8,6 +8,10 @@
 
 With ProxyUseFdpass, ssh reads one byte with one descriptor from the socket that is our stdout, waits for our end, and
 then owns the connection: not one byte of the session comes through here. Without it, stdout is a pipe, and we relay.
+
+What went wrong has to reach the person. But with ControlPersist, which Ansible uses, ssh throws the stderr of a
+ProxyCommand away (sshconnect.c) and would only say "proxy dialer did not pass back a connection". So we hand over a
+pipe in which an SSH server has already had its say and disconnected (RFC 4253, section 11.1): ssh prints the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import os
 import select
 import socket
 import stat
+import struct
 import sys
 from typing import Sequence
 
@@ -38,18 +43,18 @@ def main(arguments: Sequence[str]) -> int:
         target = resolve(host, profile.family, profile.bind)
         connection = connect(target, int(port), profile.sequences, profile.delay, profile.timeout)
     except ProfileError as error:
-        print("knock-proxy: %s" % error, file=sys.stderr)
+        tell(str(error))
         return 2
     except KnockError as error:
-        print("knock-proxy: %s" % error, file=sys.stderr)
+        tell(str(error))
         return error.status
     except KeyboardInterrupt:
         return 130
     # ssh's TCPKeepAlive reaches only connections that ssh made itself.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
-        if stat.S_ISSOCK(os.fstat(STDOUT).st_mode):
-            hand_over(connection)
+        if is_passing_descriptors():
+            hand_over(connection.fileno())
         else:
             relay(connection)
     except ConnectionError:
@@ -59,11 +64,38 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def hand_over(connection: socket.socket) -> None:
+def is_passing_descriptors() -> bool:
+    """Does ssh wait for a descriptor (ProxyUseFdpass)?"""
+    return stat.S_ISSOCK(os.fstat(STDOUT).st_mode)
+
+
+def hand_over(descriptor: int) -> None:
     """Give ssh the descriptor, as mm_receive_fd in OpenSSH's monitor_fdpass.c reads it: with one byte of data."""
     with socket.socket(fileno=os.dup(STDOUT)) as ssh:
-        descriptors = array.array("i", [connection.fileno()])
-        ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))])
+
+
+def tell(message: str) -> None:
+    """Say what went wrong, through ssh where it listens to nothing else."""
+    if is_passing_descriptors():
+        try:
+            reader, _writer = os.pipe()
+            # Open for both at once, as ssh's two halves need it (Linux allows it); what ssh writes queues up behind.
+            conversation = os.open("/dev/fd/%d" % reader, os.O_RDWR)
+            os.write(conversation, b"SSH-2.0-knock_proxy\r\n" + disconnect("knock-proxy: " + message))
+            hand_over(conversation)
+            return
+        except OSError:
+            pass  # no such pipes here: then as any program
+    print("knock-proxy: %s" % message, file=sys.stderr)
+
+
+def disconnect(reason: str) -> bytes:
+    """SSH_MSG_DISCONNECT, service not available, in an unencrypted packet (RFC 4253, sections 6 and 11.1)."""
+    service_not_available, text = 7, reason.encode()
+    payload = struct.pack(">BII", 1, service_not_available, len(text)) + text + struct.pack(">I", 0)  # and no language
+    padding = 4 + -(5 + len(payload) + 4) % 8
+    return struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)
 
 
 def relay(connection: socket.socket) -> None:
