@@ -14,7 +14,9 @@ export ANSIBLE_COLLECTIONS_PATH=$cache/collections
 export ANSIBLE_HOME=$cache/ansible # nothing of ours in the person's ~/.ansible, and nothing of theirs here
 export ANSIBLE_PIPELINING=true # one round trip a task instead of three
 export HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis
-mkdir -p "$logs"
+export XDG_RUNTIME_DIR=$cache/run # where the lookups keep their profiles
+mkdir -p "$logs" "$XDG_RUNTIME_DIR"
+chmod 0700 "$XDG_RUNTIME_DIR"
 
 say() { printf '==> %s\n' "$*"; }
 die() {

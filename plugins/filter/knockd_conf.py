@@ -28,7 +28,8 @@ def _daemon_module(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(
             package, _DAEMON / "__init__.py", submodule_search_locations=[str(_DAEMON)]
         )
-        assert spec and spec.loader
+        if spec is None or spec.loader is None:
+            raise ImportError("cannot import the daemon from %s" % _DAEMON)
         sys.modules[package] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[package])
     return importlib.import_module("%s.%s" % (package, name))
@@ -54,7 +55,7 @@ def knockd_conf_doors(text: str, doors: list[dict[str, Any]]) -> str:
         section = text[start:end].strip()
         name = _SECTION.match(section)
         written = _SEQUENCE.search(section)
-        replaced = bool(written) and _key(written.group(1)) in sequences
+        replaced = written is not None and _key(written.group(1)) in sequences
         if name and name.group(1) not in {"options", *names} and not replaced:
             kept.append(section)
     return "\n\n".join(kept)
