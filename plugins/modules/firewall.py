@@ -96,7 +96,6 @@ import grp
 import os
 import secrets
 import shutil
-import subprocess
 from typing import Any, Iterator, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -175,16 +174,12 @@ def restore(module: AnsibleModule, family: Family, text: str, *options: str) -> 
     command = module.get_bin_path(family.command + "-restore", opt_dirs=["/sbin", "/usr/sbin"])
     if command is None and module.check_mode:
         return
-    # Not run_command: that ends the module if the command does not read all of its input, and we have to put back then
-    done = subprocess.run(
-        [command or family.command + "-restore", "-w", "10", *options],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        answer = (done.stderr or done.stdout).strip()
+    # From a file: run_command ends the module if a command does not read all of its input, and we have to put back then
+    path = os.path.join(module.tmpdir, "rules." + family.name)
+    write(path, text)
+    status, out, err = module.run_command([command or family.command + "-restore", "-w", "10", *options, path])
+    if status != 0:
+        answer = (err or out).strip()
         raise Failure("%s-restore %s refused the rules: %s" % (family.command, " ".join(options), answer))
 
 
