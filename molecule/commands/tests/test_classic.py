@@ -93,22 +93,28 @@ def test_the_log_has_the_lines_that_people_parse(host: Host, server: Server, pre
         assert "%s: %s: command timeout\n" % (controller, door) in journal
 
 
+def test_the_c_knockd_is_purged_so_that_a_later_purge_changes_nothing(host: Host) -> None:
+    assert host.run("dpkg-query --show knockd").rc == 1
+    before = host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd")
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge -y knockd")
+    assert host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd") == before
+    assert host.service("knockd").is_running and host.service("knockd").is_enabled
+
+
+def test_a_configuration_that_nobody_wrote_is_not_adopted(host: Host) -> None:
+    if host.backend.get_hostname() == "sesame-classic12":
+        pytest.skip("its owner wrote one")
+    assert not host.file("/etc/knockd.adopted").exists
+    assert "7000" not in host.file("/etc/knockd.conf").content_string
+
+
 class TestAdoption:
-    """Debian's C knockd was here before, removed but not purged."""
+    """The owner of Debian's C knockd had configured it here."""
 
     @pytest.fixture(autouse=True)
     def only_where_it_was(self, host: Host) -> None:
         if host.backend.get_hostname() != "sesame-classic12":
-            pytest.skip("no C knockd was here")
-
-    def test_the_package_is_purged(self, host: Host) -> None:
-        assert host.run("dpkg-query --show knockd").rc == 1
-
-    def test_a_later_purge_changes_nothing(self, host: Host) -> None:
-        before = host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd")
-        host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge -y knockd")
-        assert host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd") == before
-        assert host.service("knockd").is_running and host.service("knockd").is_enabled
+            pytest.skip("nobody had")
 
     def test_what_its_owner_wrote_is_kept(self, host: Host) -> None:
         kept = host.file("/etc/knockd.adopted/knockd.conf")

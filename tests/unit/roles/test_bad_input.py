@@ -73,6 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess
         for name, (variables, _, _) in MISTAKES.items()
     }
     del hosts["no_allowlist"]["knock_firewall_allowlist"]
+    hosts["article"] = {**hosts["port_0"], "knock_sequence": "10001:tcp,10002:tcp,10003:tcp"}
     inventory = tmp_path_factory.mktemp("inventory") / "hosts.yml"
     common = {"ansible_ssh_common_args": "-o ConnectTimeout=1"}
     inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
@@ -91,6 +92,17 @@ def test_a_mistake_is_one_clear_error_before_anything_changes(host: str, run: su
     assert cure in message.replace('\\"', '"')
     recap = re.search(r"^%s +: .*" % host, run.stdout, re.MULTILINE)
     assert recap and "changed=0" in recap.group() and "unreachable=0" in recap.group()
+
+
+def test_a_weak_sequence_is_a_warning_with_the_odds_and_the_way_to_a_better_one(
+    run: subprocess.CompletedProcess[str],
+) -> None:
+    told = re.findall(r"^ok: \[article\] => \{\n +\"msg\": \[\n(.*?)\n    \]", run.stdout, re.MULTILINE | re.DOTALL)
+    assert len(told) == 1, run.stdout
+    assert "[ssh]" in told[0]
+    assert "opens it every time, one in random order once in 6" in told[0]
+    assert "lookup('sesame.knock.sequence')" in told[0]
+    assert "10001" not in told[0]
 
 
 def test_no_error_shows_a_whole_sequence(run: subprocess.CompletedProcess[str]) -> None:
