@@ -109,6 +109,17 @@ def test_a_knock_while_open_extends_and_starts_nothing(lab: Lab) -> None:
     assert done(lab) == ["start " + CLIENT, "stop " + CLIENT]
 
 
+def test_a_knock_after_a_start_that_failed_starts_anew(lab: Lab) -> None:
+    # As it was with a host that got its iptables between two knocks: each new knock kept the pair open that opened nothing.
+    daemon = lab.daemon(door(30, start="test -e DIR/ready && " + START))
+    lab.knock(*KNOCKS)
+    eventually(lambda: "command returned" in daemon.log)
+    (lab.directory / "ready").touch()
+    lab.knock(*KNOCKS)
+    await_done(lab, "stop " + CLIENT, "start " + CLIENT)
+    eventually(lambda: len(journal(lab)) == 1)
+
+
 def test_each_address_has_its_own_pair(lab: Lab) -> None:
     lab.daemon(door(1))
     lab.knock(*KNOCKS)

@@ -5,6 +5,7 @@
 
 A pair goes through three phases: its start command runs, it is open until a deadline, its stop command runs. The phases
 follow each other, so the two commands never run at the same time, and a knock while a pair is open only extends it.
+Unless its start command has failed: then the knocker is still outside, and the whole pair runs anew.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ class _Pair:
         self.phase = _Phase.STARTING
         self.deadline = 0.0
         self.pid = 0
+        self.failed = False
+        """Whether the start command said that it has not opened."""
         self.again: Optional[Tuple[Optional[str], float]] = None
-        """A knock that came while the stop command ran: stop and timeout of the pair that follows."""
+        """A knock that has to wait for the stop command: stop and timeout of the pair that follows."""
 
 
 class Commands:
@@ -87,6 +90,9 @@ class Commands:
         pair = self._pairs.get(key)
         if pair is None:
             self._start(now, _Pair(key, stop, door.cmd_timeout))
+        elif pair.phase is _Phase.OPEN and pair.failed:
+            pair.again = (stop, door.cmd_timeout)
+            self._stop(now, pair)
         elif pair.phase is _Phase.OPEN and now + door.cmd_timeout > pair.deadline:
             pair.timeout = door.cmd_timeout
             self._wait(pair, now + door.cmd_timeout)
@@ -108,6 +114,7 @@ class Commands:
                 continue
             if status:
                 self._log.say("%s: command returned %s" % (pair.key.door, _ending(status)))
+                pair.failed = pair.failed or pair.phase is _Phase.STARTING
             self._ended(now, pair)
 
     def expire(self, now: float) -> None:
@@ -186,6 +193,7 @@ class Commands:
             )
         except OSError as error:
             self._log.say("%s: cannot run the command: %s" % (pair.key.door, error.strerror))
+            pair.failed = pair.failed or pair.phase is _Phase.STARTING
             return False
         self._running[pair.pid] = pair
         return True
