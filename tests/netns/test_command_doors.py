@@ -110,7 +110,7 @@ def test_a_knock_while_open_extends_and_starts_nothing(lab: Lab) -> None:
 
 
 def test_a_knock_after_a_start_that_failed_starts_anew(lab: Lab) -> None:
-    # As it was with a host that got its iptables between two knocks: each new knock kept the pair open that opened nothing.
+    # Seen on a host that got its iptables between two knocks: each knock kept a pair open that had opened nothing.
     daemon = lab.daemon(door(30, start="test -e DIR/ready && " + START))
     lab.knock(*KNOCKS)
     eventually(lambda: "command returned" in daemon.log)
