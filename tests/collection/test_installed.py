@@ -29,6 +29,7 @@ HOST = "sesame-installed"
 ADDRESS = "198.18.14.13"
 ADDRESS6 = "fd00:5e5a:14::13"
 KNOCKS = ("31337", "12093", "27205", "9746")
+NEXT_SEQUENCE = "4411:tcp,1718:udp,29003:tcp,2204:tcp"
 ALLOWED = "198.18.14.200"
 
 FirstRun = tuple[subprocess.CompletedProcess[str], set[str]]
@@ -215,13 +216,23 @@ def test_a_task_after_the_door_has_closed_knocks_by_itself(
         socket.create_connection((ADDRESS6, 22), 2).close()
 
 
+def test_a_new_sequence_is_brought_in_through_the_previous_one(first_run: FirstRun) -> None:
+    assert play(SHARED / "hang_up.yml").returncode == 0  # no connection of before may help
+    _knocker.wait_closed(_knocker.resolve(ADDRESS), 22)
+    before = ["31337/tcp", "12093/udp", "27205/tcp", "9746/udp"]
+    run = play("sesame.knock.site", knock_sequence=NEXT_SEQUENCE, knock_sequence_previous=before)
+    assert run.returncode == 0, run.stdout
+    assert NEXT_SEQUENCE in on_host("cat /etc/knockd.conf") and KNOCKS[0] not in on_host("cat /etc/knockd.conf")
+
+
 def test_verify_proves_it_again_and_changes_nothing(first_run: FirstRun) -> None:
-    run = play("sesame.knock.verify")
+    assert play(SHARED / "hang_up.yml").returncode == 0
+    run = play("sesame.knock.verify", knock_sequence=NEXT_SEQUENCE)
     assert run.returncode == 0 and "changed=0 " in run.stdout, run.stdout
 
 
 def test_uninstall_opens_the_port_and_leaves_nothing_of_ours(first_run: FirstRun) -> None:
-    run = play("sesame.knock.uninstall")
+    run = play("sesame.knock.uninstall", knock_sequence=NEXT_SEQUENCE)
     assert run.returncode == 0, run.stdout
     assert is_open() and is_open(ADDRESS6)
     assert "KNOCK" not in on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v? 2>/dev/null || true")
