@@ -21,7 +21,7 @@ lint unit netns sanity collection molecule: environment
 	@tools/jobs/$@
 
 lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
-unit: ## pure logic: seconds, needs nothing
+unit: ## pure logic, and the client on loopback: needs no root
 netns: ## the daemon in network namespaces, needs root
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball

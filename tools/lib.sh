@@ -58,9 +58,12 @@ packages() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
     flock --unlock 8
 }
-install_packages() {
+package_lists() {
     [ -n "$(find /var/lib/apt/lists -name '*Packages*' -mtime -1 -print -quit 2>/dev/null)" ] ||
         step "apt-get update" as_root apt-get update
+}
+install_packages() {
+    package_lists
     step "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "$@"
 }

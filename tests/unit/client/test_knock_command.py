@@ -15,11 +15,11 @@ import pytest
 from .door import Door
 
 FILES = Path(__file__).parents[3] / "roles" / "knock_client" / "files"
-C_KNOCK = shutil.which("knock", path="/usr/bin:/usr/local/bin")
+C_KNOCK = shutil.which("knock", path=str(FILES.parents[2] / ".cache" / "c-knockd" / "bin"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.skipif(not C_KNOCK, reason="C knock is not installed")
+@pytest.mark.skipif(not C_KNOCK, reason="C knock is not unpacked: tools/c-knockd")
 @pytest.mark.parametrize(
     "arguments",
     [
