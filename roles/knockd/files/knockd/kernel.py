@@ -20,8 +20,8 @@ import socket
 import struct
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from .links import attributes, messages, request
 from .model import Door, Guard, Network, PortRange
+from .netlink import attributes, messages, request
 
 TABLE = "inet knockd"
 

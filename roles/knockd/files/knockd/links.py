@@ -8,52 +8,21 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from typing import Dict, FrozenSet, Iterable, Iterator, Optional, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, Optional, Set
+
+from .netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, attributes, messages, request
 
 ANY = "any"
 
-# linux/netlink.h and linux/rtnetlink.h
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+# linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 IFLA_IFNAME = 3
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 
-HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
-ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
-
-
-def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
-    """The netlink messages of one datagram as (type, flags, payload)."""
-    offset = 0
-    while offset + HEADER.size <= len(data):
-        length, kind, flags, _sequence, _port = HEADER.unpack_from(data, offset)
-        if length < HEADER.size:
-            return
-        yield kind, flags, data[offset + HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def attributes(data: bytes) -> Dict[int, bytes]:
-    """The attributes of a netlink payload by type."""
-    found = {}
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
-def request(kind: int, flags: int, payload: bytes) -> bytes:
-    """A netlink message to the kernel."""
-    return HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, 0, 0) + payload
 
 
 class Links:
