@@ -206,6 +206,11 @@ class Tracker:
             del self._old[source]
         return events
 
+    def drop(self, source: bytes) -> None:
+        """Forget whatever this source has in progress, untold."""
+        if self._young.pop(source, None) is None:
+            self._old.pop(source, None)
+
     def expire(self, now: float) -> list[TimedOut]:
         """Drop the attempts whose window is over and tell them; call it when `next_deadline` has come."""
         events: list[TimedOut] = []
