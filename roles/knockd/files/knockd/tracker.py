@@ -4,8 +4,9 @@
 """Packets to completed doors: who has knocked how much of which sequence.
 
 What counts as a knock
-    A packet is a knock of a door if its port and protocol are in the door's sequence, its destination is one of `local`,
-    or the door's target where it has one, and, for tcp, its flags fit the door's. Whatever else happens on the wire is
+    A packet is a knock of a door if its port and protocol are in the door's sequence, its destination is one of
+    `local`, or the door's target where it has one, and, for tcp, its flags fit the door's. Whatever else happens on the
+    wire is
     ignored and voids nothing.
 
 What a knock does, for each source address and each door on its own
@@ -120,7 +121,7 @@ class _Port:
         self.roots: tuple[_Node, ...] = ()
         """The trees that begin here."""
         self.only: _Node | None = None
-        """The tree that begins here, if it is one, whatever is a knock here fits it, and nothing opens at once."""
+        """The tree that begins here, if it is one, all that is a knock here fits it, and it only begins it."""
         self.doors: tuple[Door, ...] = ()
         """The doors of `only`."""
         self.window = window
@@ -231,7 +232,7 @@ class Tracker:
             self._old.pop(source, None)
 
     def expire(self, now: float) -> list[TimedOut]:
-        """Drop attempts whose window is over and tell them, a slice at a time; call it when `next_deadline` has come."""
+        """Drop attempts whose window is over and tell them, SLICE at a time; to be called at `next_deadline`."""
         events: list[TimedOut] = []
         left = SLICE
         while left > 0 and self._ticks and self._ticks[0] / TICKS <= now:
@@ -264,7 +265,7 @@ class Tracker:
         return self._ticks[0] / TICKS if self._ticks else None
 
     def replace(self, doors: Iterable[Door]) -> None:
-        """Use these doors from now on; attempts at doors that keep name and sequence go on, in the doors' new window."""
+        """Use these doors from now on; attempts at doors that keep name and sequence go on, in their new window."""
         self._plant(doors)
 
     def _judge(
@@ -380,7 +381,8 @@ class Tracker:
             self._paths.setdefault((door.name, door.sequence), []).append(path)
         for root in roots.values():
             place = self._ports[root.knock >> 16][root.knock & 0xFFFF]
-            if place and len(place.roots) == len(place.filters) == 1 and not root.opens:
+            plain = not root.opens and root.knock not in root.children
+            if place and len(place.roots) == len(place.filters) == 1 and plain:
                 place.only, place.doors, place.window = root, tuple(root.doors), root.window
 
     def _moved(self, source: bytes, attempts: Attempt) -> Attempt | None:
