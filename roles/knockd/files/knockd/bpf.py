@@ -78,7 +78,7 @@ def program(
 
 
 def programs(doors: Collection[Door], version: int, elsewhere: Iterable[int] = ()) -> Iterator[list[Instruction]]:
-    """Make programs from exact to coarse, for a kernel that has no room for the first ones: each passes what it must."""
+    """Make programs from exact to coarse, for a kernel that has no room for the first: each passes what it must."""
     most = MAX_RANGES
     while most:
         yield program(doors, version, elsewhere, most)

@@ -159,7 +159,8 @@ class Capture:
                 line.group = _found(tap)
         except OSError as error:
             self._close(name)
-            if error.errno not in (errno.ENODEV, errno.ENXIO):  # it went away meanwhile; links will tell when it is back
+            # Otherwise it went away meanwhile; links will tell when it is back.
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
                 raise CaptureError("cannot listen on %s: %s" % (name, error.strerror)) from error
 
     def _close(self, name: str) -> None:
@@ -205,7 +206,7 @@ class Capture:
         self._coarse = not exact
 
     def _swap(self, line: _Line, program: bytes) -> bool:
-        """Whether the kernel has room for this filter, here or, as the old one takes room meanwhile, at a new socket."""
+        """Whether the kernel has room for this filter: beside the old one here, or at a new socket."""
         try:
             try:
                 line.taps[-1].filter(program)

@@ -64,6 +64,19 @@ _LINK_IS_GONE = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class _Ring:
+    """The memory of a ring; it goes with the last reference, so that an iterator may still be at work."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.memory = memoryview(mmap.mmap(descriptor, RING))
+        # One item for each frame:
+        self.states = self.memory[STATUS::FRAME]
+        self.words = self.memory.cast("I")[:: FRAME // 4]
+        self.first_bytes = self.memory[PACKET::FRAME]
+        self.place = 0
+        """The frame that the kernel fills next, or has filled."""
+
+
 class Tap:
     """A socket that is deaf until `bind`."""
 
@@ -81,13 +94,12 @@ class Tap:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        self._ring: Optional[memoryview] = None
+        self._ring: Optional[_Ring] = None
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def close(self) -> None:
-        # The ring's memory goes with the last reference to it: an iterator may still be at work.
         self._ring = None
         self._socket.close()
 
@@ -100,12 +112,7 @@ class Tap:
         self._socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         request = struct.pack("IIII", BLOCK, RING // BLOCK, FRAME, FRAMES)  # struct tpacket_req
         self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
-        ring = memoryview(mmap.mmap(self._socket.fileno(), RING))
-        self._states = ring[STATUS::FRAME]
-        self._words = ring.cast("I")[:: FRAME // 4]
-        self._first = ring[PACKET::FRAME]
-        self._place = 0
-        self._ring = ring
+        self._ring = _Ring(self._socket.fileno())
 
     @property
     def has_ring(self) -> bool:
@@ -159,14 +166,14 @@ class Tap:
                 raise
             self.drained = True
 
-    def _framed(self, ring: memoryview) -> Iterator[Iterable[Packet]]:
+    def _framed(self, ring: _Ring) -> Iterator[Iterable[Packet]]:
         fields = _FIELDS[self._version]
         taken = 0
         self.drained = False
         while taken < BATCH:
-            place, end = self._place, min(self._place + CHUNK, FRAMES)
+            place, end = ring.place, min(ring.place + CHUNK, FRAMES)
             # The states first, for many frames: what is in a frame is read long after its state was seen.
-            ready = self._states[place:end].tobytes().find(0)
+            ready = ring.states[place:end].tobytes().find(0)
             if ready < 0:
                 ready = end - place
             if not ready:
@@ -175,19 +182,19 @@ class Tap:
                 self.drained = True
                 return
             end = place + ready
-            if self._version == 4 and self._first[place:end].tobytes().count(0x45) < ready:
+            if self._version == 4 and ring.first_bytes[place:end].tobytes().count(0x45) < ready:
                 yield self._one_by_one(ring, place, end)  # some have IPv4 options
             else:
-                yield fields.iter_unpack(ring[place * FRAME : end * FRAME])  # type: ignore[misc]
-            self._words[place:end] = _FREE[:ready]
-            self._place = end % FRAMES
+                yield fields.iter_unpack(ring.memory[place * FRAME : end * FRAME])  # type: ignore[misc]
+            ring.words[place:end] = _FREE[:ready]
+            ring.place = end % FRAMES
             self.received += ready
             taken += ready
 
     @staticmethod
-    def _one_by_one(ring: memoryview, place: int, end: int) -> Iterator[Packet]:
+    def _one_by_one(ring: _Ring, place: int, end: int) -> Iterator[Packet]:
         for start in range(place * FRAME + PACKET, end * FRAME + PACKET, FRAME):
-            packet = parse(ring[start : start + SNAP])
+            packet = parse(ring.memory[start : start + SNAP])
             if packet is not None:
                 yield packet
 
