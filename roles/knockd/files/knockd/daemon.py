@@ -58,6 +58,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
+        self._commands.classic = "pairs" in settings.classic
         self._lookout = Lookout(self._selector, log, self._refuse)
         self._listening = ""
         self._stopping = False
@@ -238,6 +239,7 @@ class Daemon:
             self._install(settings)
             self._use(settings.doors)
             self._settings = settings
+            self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
         else:
