@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from typing import Iterable, NamedTuple, Optional, Tuple
 
-from . import bpf, config, one_time
+from . import config, one_time
 from .capture import Capture, CaptureError
 from .commands import Commands
 from .kernel import KernelError, Table
@@ -25,7 +25,7 @@ from .log import Log
 from .lookout import Lookout
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .notify import Notifier
-from .packet import parse
+from .packet import Packet
 from .tracker import Tracker
 
 DEFAULT_INTERFACE = "eth0"
@@ -58,6 +58,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
+        self._commands.classic = "pairs" in settings.classic
         self._lookout = Lookout(self._selector, log, self._refuse)
         self._listening = ""
         self._stopping = False
@@ -75,7 +76,8 @@ class Daemon:
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()))
-        self._capture = Capture(self._selector, bpf.pack(bpf.program(self._doors)), self._on_packets, self._log.say)
+        versions = (4,) if self._options.only_ipv4 else (4, 6)
+        self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
         for name in self._interfaces():
             if self._links.index(name) is None:
@@ -95,23 +97,20 @@ class Daemon:
 
     # What wakes us.
 
-    def _on_packets(self, tap: socket.socket) -> None:
-        if tap.fileno() < 0:
-            return  # closed by what was handled before it in this turn: its interface is gone
+    def _on_packets(self, packets: Iterable[Packet]) -> None:
         now = time.monotonic()
-        only_ipv4, debugging, observe = self._options.only_ipv4, self._log.debugging, self._tracker.observe
-        for data in self._capture.packets(tap):
-            packet = parse(data)
-            if packet is None or (only_ipv4 and len(packet.source) != 4):
-                continue
-            if debugging:
-                self._log.debug(
-                    "packet: %s port %d, protocol %d, flags %#04x"
-                    % (text(packet.source), packet.port, packet.protocol, packet.flags)
-                )
-            events = observe(now, *packet)
+        observe = self._tracker.observe
+        if self._log.debugging:
+            packets = map(self._shown, packets)
+        for protocol, source, destination, port, flags in packets:
+            events = observe(now, source, destination, protocol, port, flags)
             if events:
                 self._tell(now, events)
+
+    def _shown(self, packet: Packet) -> Packet:
+        protocol, source, _destination, port, flags = packet
+        self._log.debug("packet: %s port %d, protocol %d, flags %#04x" % (text(source), port, protocol, flags))
+        return packet
 
     def _on_links(self, _links: Links) -> None:
         self._links.read()
@@ -132,6 +131,7 @@ class Daemon:
     def _on_time(self, now: float) -> None:
         self._tell(now, self._tracker.expire(now))
         self._commands.expire(now)
+        self._capture.on_time(now)
         for source, door in self._lookout.due(now):
             if door in self._doors:
                 self._open(now, source, door)
@@ -140,7 +140,8 @@ class Daemon:
             self._alive_at = now + self._notifier.interval
 
     def _timeout(self) -> Optional[float]:
-        deadlines = [self._tracker.next_deadline(), self._commands.next_deadline(), self._lookout.next_deadline()]
+        rooms = (self._tracker, self._commands, self._capture, self._lookout)
+        deadlines = [room.next_deadline() for room in rooms]
         if self._notifier.interval:
             deadlines.append(self._alive_at)
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -224,7 +225,7 @@ class Daemon:
         return table
 
     def _use(self, doors: Tuple[Door, ...]) -> None:
-        self._capture.set_filter(bpf.pack(bpf.program(doors)))
+        self._capture.set_doors(doors)
         self._tracker.replace(doors)
         self._lookout.replace(doors)
         self._doors = doors
@@ -238,6 +239,7 @@ class Daemon:
             self._install(settings)
             self._use(settings.doors)
             self._settings = settings
+            self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
         else:
