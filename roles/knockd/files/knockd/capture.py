@@ -17,7 +17,7 @@ from .bpf import SNAP
 from .links import Links
 
 ETH_P_ALL = 0x0003  # linux/if_ether.h
-SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h, kernel 4.20
+SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23  # linux/if_packet.h, kernel 4.20
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 
 RECEIVE_BUFFER = 16 << 20
@@ -52,6 +52,7 @@ class Capture:
         self._on_packets = on_packets
         self._say = say
         self._taps: Dict[str, _Tap] = {}
+        self._dropped = 0
 
     def follow(self, names: Iterable[str], links: Links) -> None:
         """Makes the sockets agree with the interfaces that `links` knows now."""
@@ -69,6 +70,12 @@ class Capture:
     def listening(self) -> List[str]:
         """The names of the interfaces that are listened on now."""
         return sorted(self._taps)
+
+    def drops(self) -> int:
+        """How many packets the kernel dropped since the start, because too many waited."""
+        for tap in self._taps.values():  # the kernel counts anew each time that it is asked (packet(7))
+            self._dropped += struct.unpack("II", tap.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        return self._dropped
 
     def set_filter(self, program: bytes) -> None:
         """Swaps the kernel filter; packets that are queued already stay."""

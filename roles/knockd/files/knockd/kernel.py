@@ -84,16 +84,21 @@ class Table:
         self._has_ranges = has_ranges
         self._installed = True
 
-    def admit(self, now: float, source: bytes, door: Door) -> None:
-        """Lets `source` reach the door's ports until its timeout: extends what it has, never shortens it."""
-        deadline = now + door.open_timeout if door.open_timeout else math.inf
+    def admit(self, now: float, source: bytes, door: Door, seconds: Optional[float] = None) -> None:
+        """Lets `source` reach the door's ports for `seconds`, by default the door's, 0 for ever.
+
+        Extends what it has, never shortens it.
+        """
+        if seconds is None:
+            seconds = door.open_timeout
+        deadline = now + seconds if seconds else math.inf
         later = [
             ports for ports in door.open_ports if self._admissions.get((source, ports), _NEVER).deadline < deadline
         ]
         lines = []
         for ports in later:
             key = element(source, ports)
-            timeout = " timeout %dms" % math.ceil(door.open_timeout * 1000) if door.open_timeout else ""
+            timeout = " timeout %dms" % math.ceil(seconds * 1000) if seconds else ""
             lines += [
                 # Adding what is there extends it only from kernel 6.12 on, and deleting what is not there is an error.
                 "add element %s { %s }" % key,
@@ -105,12 +110,12 @@ class Table:
         if len(self._admissions) > self._purge_at:
             self._purge(now)
 
-    def revoke(self, source: bytes, door: Door) -> bool:
-        """Ends what `door` has opened for `source`; says whether there was anything to end."""
+    def revoke(self, source: bytes, door: Optional[Door] = None) -> bool:
+        """Ends what `door`, or any door, has opened for `source`; says whether there was anything to end."""
         ended = [
             key
             for key, admission in self._admissions.items()
-            if key[0] == source and (admission.door == door.name or key[1] in door.open_ports)
+            if key[0] == source and (door is None or admission.door == door.name or key[1] in door.open_ports)
         ]
         lines = []
         for key in ended:
@@ -121,6 +126,14 @@ class Table:
         for key in ended:
             del self._admissions[key]
         return bool(ended)
+
+    def admitted(self, now: float) -> List[Tuple[bytes, PortRange, str, float]]:
+        """Who is in: source, ports, the door's name, seconds that are left."""
+        return [
+            (source, ports, held.door, held.deadline - now)
+            for (source, ports), held in self._admissions.items()
+            if held.deadline > now
+        ]
 
     def close(self) -> None:
         """Removes the table, and with it every admission."""
