@@ -73,8 +73,11 @@ class Loop:
 def rest(client: socket.socket) -> bytes:
     """All that the daemon sends until it hangs up."""
     data = b""
-    while more := client.recv(65536):
-        data += more
+    try:
+        while more := client.recv(65536):
+            data += more
+    except ConnectionResetError:
+        pass  # it did not even read what we have said
     return data
 
 
