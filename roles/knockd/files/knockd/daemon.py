@@ -69,7 +69,8 @@ class Daemon:
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
-        self._tracker = Tracker(self._doors)
+        self._tracker = Tracker(self._doors, classic=self._settings.classic)
+        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()))
@@ -204,6 +205,7 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
+            self._tracker.classic = settings.classic
             self._settings = settings
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
