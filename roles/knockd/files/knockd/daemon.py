@@ -72,12 +72,13 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
-        self._tracker = Tracker(self._doors)
+        self._tracker = Tracker(self._doors, classic=self._settings.classic)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
+        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
@@ -249,6 +250,7 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
+            self._tracker.classic = settings.classic
             self._settings = settings
             self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
