@@ -214,10 +214,10 @@ class Daemon:
     def _install(self, settings: Settings) -> None:
         """Makes the table, or changes it. Command doors can do without it, if it cannot be had."""
         needed = bool(settings.guards or any(door.open_ports for door in settings.doors))
-        group = self._lookout.listen(settings)
-        if self._table or needed or group is not None:
+        if self._table or needed or self._lookout.wants(settings):
             try:
-                self._table = self._installed(self._table or Table(), settings, group)
+                table = self._table or Table()  # before the lookout listens: the first socket bears our process number
+                self._table = self._installed(table, settings, self._lookout.listen(settings))
             except KernelError as error:
                 if self._table or needed:
                     raise

@@ -48,9 +48,13 @@ class Lookout:
         self._settling: List[_Settling] = []
         self._order = count()
 
+    def wants(self, settings: Settings) -> bool:
+        """Whether strays are to be counted, and can be as far as is known."""
+        return bool(settings.doors) and "scans" not in settings.classic and not self._blind
+
     def listen(self, settings: Settings) -> Optional[int]:
         """The group of NFLOG that the table is to log strays to; None if it is not to, or cannot."""
-        if "scans" in settings.classic or self._blind or not settings.doors:
+        if not self.wants(settings):
             return None
         if self._nflog is None:
             try:
