@@ -21,7 +21,7 @@ def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
     offset = 0
     while offset + HEADER.size <= len(data):
         length, kind, flags, _sequence, _port = HEADER.unpack_from(data, offset)
-        if length < HEADER.size:
+        if length < HEADER.size or offset + length > len(data):
             return
         yield kind, flags, data[offset + HEADER.size : offset + length]
         offset += (length + 3) & ~3
@@ -33,7 +33,7 @@ def attributes(data: bytes) -> Dict[int, bytes]:
     offset = 0
     while offset + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
+        if length < ATTRIBUTE.size or offset + length > len(data):
             break
         found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
