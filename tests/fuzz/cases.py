@@ -19,7 +19,7 @@ from collections import deque
 from ipaddress import ip_address
 from pathlib import Path
 
-from knockd import bpf, kernel, netlink, one_time
+from knockd import bpf, elements, kernel, netlink, one_time
 from knockd.config import ConfigError, parse, parse_guard
 from knockd.links import Links
 from knockd.model import Door, Guard, Opened, Settings, TcpFlags
@@ -176,14 +176,14 @@ class Host:
         what = source.number(8)
         if what < 4:
             self.tracker.expire(self.now)
+            due = self.tracker.next_deadline()
+            assert due is None or due > self.now, "it would be woken for nothing"
         elif what == 4:
             self.doors = OTHER_DOORS if self.doors is DOORS else DOORS
             self._filter.use(self.doors)
             self.tracker.replace(self.doors)
         elif what == 5:
             self.tracker.local = frozenset((ME, ME_6)) if source.number(4) else frozenset()
-        due = self.tracker.next_deadline()
-        assert due is None or due > self.now - 3600
 
     def _legitimate_knock(self) -> int:
         """Somebody who has never been here, and opens."""
@@ -322,9 +322,8 @@ def check_settings(settings: Settings) -> None:
         assert all(1 <= knock.port <= 65535 for knock in door.sequence)
         assert door.seq_timeout > 0
         said = kernel.comment(door.name)
-        assert '"' not in said and said.isprintable() and len(said.encode()) <= kernel.COMMENT_BYTES
-        for ports in door.open_ports:
-            assert "\n" not in " ".join(kernel.element(ME_6, ports))
+        assert b'"' not in said and said.decode().isprintable() and len(said) <= kernel.COMMENT_BYTES
+        elements.batch(elements.renew(kernel.NAME, [kernel.element(ME_6, ports) for ports in door.open_ports]))
     assert len(bpf.program(settings.doors)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
     Tracker(settings.doors).observe(1.0, KNOCKERS[0], ME, TCP, 20113, SYN)
 
@@ -409,6 +408,7 @@ class Wire:
             for kind, _flags, payload in found:
                 netlink.attributes(payload)
                 self._links._apply(kind, payload)
+            netlink.refusal(datagram)
             self._links.index("eth0")
             assert all(isinstance(address, bytes) for address in self._links.addresses(("any",)))
         return 1
