@@ -60,7 +60,7 @@ def nested(kind: int, attributes: bytes) -> bytes:
 def refusal(data: bytes) -> int:
     """The errno of the first message in this datagram that says no; 0 if none does."""
     for kind, _flags, payload in messages(data):
-        if kind == NLMSG_ERROR:
+        if kind == NLMSG_ERROR and len(payload) >= _ERROR.size:
             (number,) = _ERROR.unpack_from(payload)
             if number:
                 return -int(number)
