@@ -15,7 +15,6 @@ import os
 import re
 import socket
 import struct
-from collections import deque
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -88,7 +87,7 @@ class Host:
     """A filter and a tracker that live through all packets: what one input leaves behind, the next one meets."""
 
     BOUND = 512
-    HISTORY = 256
+    HISTORY = 20_000
 
     def __init__(self) -> None:
         self.doors = DOORS
@@ -100,13 +99,13 @@ class Host:
     def _begin(self) -> None:
         self.tracker = Tracker(self.doors, self.BOUND)
         self.tracker.local = frozenset((ME, ME_6))
-        self._history: dict[bytes, deque[tuple[float, Packet]]] = {}
+        self._history: dict[bytes, list[tuple[float, Packet]]] = {}
 
     def packets(self, data: bytes) -> int:
         """Packets as an attacker would choose them, then a legitimate knock; how many these were."""
         source = Source(data)
         sent = 0
-        if len(self._history) > 8 * self.BOUND:
+        if sum(map(len, self._history.values())) > self.HISTORY:
             self._begin()  # the history is ours, and would grow without bound
         aims = {knocker: (self.doors[0], 0) for knocker in KNOCKERS + KNOCKERS_6}
         while source:
@@ -141,7 +140,7 @@ class Host:
         packet = parse_packet(passed)
         if packet is None:
             return []  # a tcp header that is cut short: the filter does not look that far
-        history = self._history.setdefault(packet.source, deque(maxlen=self.HISTORY))
+        history = self._history.setdefault(packet.source, [])
         history.append((self.now, packet))
         opened = []
         for event in self.tracker.observe(self.now, *packet):
@@ -156,7 +155,7 @@ class Host:
     def _is_knock(packet: Packet, knock: Knock) -> bool:
         return (packet.protocol, packet.port) == (TCP if knock.protocol == "tcp" else UDP, knock.port)
 
-    def _earned(self, door: Door, history: deque[tuple[float, Packet]]) -> bool:
+    def _earned(self, door: Door, history: list[tuple[float, Packet]]) -> bool:
         """Whether the packets of one source hold the door's knocks in order, within its window, up to the last one."""
         missing = list(door.sequence)
         destinations = (door.target.packed,) if door.target else (ME, ME_6)
