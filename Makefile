@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns sanity collection molecule
 
-.PHONY: help site test environment $(JOBS) pins clean
+.PHONY: help site test environment $(JOBS) bench-daemon pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -26,6 +26,9 @@ netns: ## the daemon in network namespaces, needs root
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
+
+bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables recipe: minutes, needs root
+	@tools/bench-daemon
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins
