@@ -6,7 +6,7 @@ JOBS := lint unit netns sanity collection molecule
 .PHONY: help site test environment $(JOBS) bench-daemon pins clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 site: environment ## put SSH of a Debian 13 host in Docker behind a knock, and show it
 	@tools/site

@@ -170,10 +170,12 @@ class Bench:
 
     @contextlib.contextmanager
     def _peer(self, kind: type[Peer], window: float = 5, doors: int = 1) -> Iterator[Peer]:
-        with tempfile.TemporaryDirectory(prefix="knock-bench-") as directory:
-            with Place(Path(directory), self._tools) as place:
-                peer = kind(place, window, doors)
-                try:
-                    yield peer
-                finally:
-                    peer.stop()
+        with (
+            tempfile.TemporaryDirectory(prefix="knock-bench-") as directory,
+            Place(Path(directory), self._tools) as place,
+        ):
+            peer = kind(place, window, doors)
+            try:
+                yield peer
+            finally:
+                peer.stop()

@@ -13,12 +13,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from .results import C_KNOCKD, FWKNOP, OURS, PEERS, RECIPE, SILENT_C_KNOCKD, Results
 
 COLOURS = {OURS: "#0a7d5a", C_KNOCKD: "#c0392b", SILENT_C_KNOCKD: "#e59a90", FWKNOP: "#7a5ea8", RECIPE: "#6b7785"}
 MARKS = {OURS: "o", SILENT_C_KNOCKD: "s"}
 MANY, MODERATE, BOUND, DOORS = 1_000_000, 50_000, 250_000, 10_000
+
+PLAIN = FuncFormatter(lambda value, _place: format(value, ",g"))
 
 
 def draw(results: Results, path: Path) -> None:
@@ -52,14 +55,14 @@ def _floods(axis: Any, results: Results) -> None:
                 continue
             left = place + (number - 1.5) * width
             axis.bar(left, row.percent, width * 0.9, color=COLOURS[peer], label=None if place else peer)
-            label = "%.0f %%\n%.0f k/s" % (row.percent, row.rate / 1000)
+            label = "%.0f %%\n%.0fk" % (row.percent, row.rate / 1000)
             axis.text(left, row.percent + 1, label, ha="center", va="bottom", fontsize=7)
     axis.set_xticks(range(len(cases)), [name for name, _sources, _asked in cases])
     axis.set_ylim(0, 128)
     axis.set_yticks(range(0, 101, 20))
     axis.set_ylabel("clients that get in, %")
     clients = next(row.clients for row in results.shares)
-    axis.set_title("Knocks that open during a flood of first knocks\n(n = %d each; below: rate sent)" % clients)
+    axis.set_title("Knocks that open during a flood of first knocks\n(n = %d each; below: thousands sent a second)" % clients)
     axis.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
 
 
@@ -75,14 +78,15 @@ def _latencies(axis: Any, results: Results) -> None:
                 continue
             values = [value / 1000 for value in row.opened]
             heights = [100 * (place + 1) / len(row.microseconds) for place in range(len(values))]
-            axis.step(values, heights, style, where="post", color=COLOURS[peer], label=name)
+            axis.step([values[0], *values], [0, *heights], style, where="post", color=COLOURS[peer], label=name)
     axis.set_xscale("log")
     axis.set_ylim(0, 103)
     axis.set_xlabel("milliseconds from the last knock to a connection (log)")
     axis.set_ylabel("clients that are in, %")
     axis.set_title("Latency; dashed: during 50,000/s\nfrom 1,000,000 sources (fwknop: 65,536)")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8, loc="lower right", framealpha=0.9)
+    axis.xaxis.set_major_formatter(PLAIN)
+    axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
 
 
 def _throughput(axis: Any, results: Results) -> None:
@@ -103,11 +107,11 @@ def _throughput(axis: Any, results: Results) -> None:
 
 def _flat_cost(axis: Any, results: Results) -> None:
     series = (
-        (OURS, 1, OURS + ", 1 door", "-"),
-        (OURS, DOORS, OURS + ", 10,000 doors", ":"),
-        (SILENT_C_KNOCKD, 1, "C knockd without log, 1 door", "-"),
+        (OURS, 1, OURS + ", 1 door", "-", -14),
+        (OURS, DOORS, OURS + ", 10,000 doors", ":", 8),
+        (SILENT_C_KNOCKD, 1, "C knockd without log, 1 door", "-", -14),
     )
-    for peer, doors, name, style in series:
+    for peer, doors, name, style, above in series:
         rows = [row for row in results.costs if (row.peer, row.doors, row.family) == (peer, doors, 6)]
         if not rows:
             continue
@@ -118,14 +122,19 @@ def _flat_cost(axis: Any, results: Results) -> None:
         dots = [(min(row.sources, BOUND), row.per_packet / 1000) for row in rows]
         axis.plot(*zip(*dots), ".", color=COLOURS[peer], alpha=0.5)
         for left, height in zip(where, costs):
-            axis.annotate("%.1f" % height, (left, height), textcoords="offset points", xytext=(0, 7), fontsize=8)
+            axis.annotate("%.1f" % height, (left, height), textcoords="offset points", xytext=(6, above), fontsize=8, color=COLOURS[peer])
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlabel("sources that knock (log); the rightmost are 1,000,000, of which the daemon holds 250,000")
+    axis.set_xlabel("live knockers (log); the rightmost: 1,000,000 sources, 250,000 held")
     axis.set_ylabel("microseconds of CPU time per packet (log)")
     axis.set_title("Cost of a packet under overload\n(line: median, dots: each run)")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
+    for direction in (axis.xaxis, axis.yaxis):
+        direction.set_major_formatter(PLAIN)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_yticks([1, 2, 5, 10, 20, 50, 100])
+    axis.set_ylim(top=120)
+    axis.legend(fontsize=8, loc="upper left")
 
 
 if __name__ == "__main__":

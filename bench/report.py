@@ -34,9 +34,9 @@ def figures(results: Results) -> Iterator[Figure]:
     yield from _memory(results)
     yield from _latencies(results)
     idle = {row.peer: str(row.wakeups) for row in results.idle}
-    seconds = results.idle[0].seconds
     ours = next(row for row in results.idle if row.peer == OURS)
-    yield Figure("wake-ups in %g s with nothing to do" % seconds, idle, aim="0 (no watchdog here)", met=not ours.wakeups)
+    title = "wake-ups in %g s with nothing to do" % ours.seconds
+    yield Figure(title, idle, aim="0 (no watchdog here)", met=not ours.wakeups)
 
 
 def _floods(results: Results) -> Iterator[Figure]:
@@ -150,7 +150,7 @@ def _compared(
 
 def table(results: Results) -> str:
     """All lines as text."""
-    rows = [("", *PEERS, "ratio", "aim", "")]
+    rows: list[tuple[str, ...]] = [("", *PEERS, "ratio", "aim", "")]
     rows += [
         (
             figure.measure,
