@@ -129,10 +129,10 @@ class Bench:
             gauges.packets(peer.pid)
             before = gauges.cpu(peer.pid)
             flooded = self._flood(peer, family, sources, 0, self._effort.seconds).wait()
+            seen = gauges.packets(peer.pid)  # at once: what has dropped packets may be closed when it is quiet
             time.sleep(self._effort.window + 0.1)
             gauges.rest(peer.pid, self._effort.rest)
             cpu = gauges.cpu(peer.pid) - before
-            seen = gauges.packets(peer.pid)
             self._results.costs.append(
                 Cost(
                     peer.name,

@@ -146,5 +146,3 @@ def _mac(namespace: Namespace) -> str:
 
 def _plus(address: str, number: int) -> str:
     return str(ip_address(address) + number)
-
-

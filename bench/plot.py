@@ -62,7 +62,9 @@ def _floods(axis: Any, results: Results) -> None:
     axis.set_yticks(range(0, 101, 20))
     axis.set_ylabel("clients that get in, %")
     clients = next(row.clients for row in results.shares)
-    axis.set_title("Knocks that open during a flood of first knocks\n(n = %d each; below: thousands sent a second)" % clients)
+    axis.set_title(
+        "Knocks that open during a flood of first knocks\n(n = %d each; below: thousands sent a second)" % clients
+    )
     axis.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
 
 
@@ -122,7 +124,14 @@ def _flat_cost(axis: Any, results: Results) -> None:
         dots = [(min(row.sources, BOUND), row.per_packet / 1000) for row in rows]
         axis.plot(*zip(*dots), ".", color=COLOURS[peer], alpha=0.5)
         for left, height in zip(where, costs):
-            axis.annotate("%.1f" % height, (left, height), textcoords="offset points", xytext=(6, above), fontsize=8, color=COLOURS[peer])
+            axis.annotate(
+                "%.1f" % height,
+                (left, height),
+                textcoords="offset points",
+                xytext=(6, above),
+                fontsize=8,
+                color=COLOURS[peer],
+            )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("live knockers (log); the rightmost: 1,000,000 sources, 250,000 held")

@@ -182,5 +182,3 @@ def _milliseconds(value: float | None) -> str:
 
 def _mebibytes(size: int) -> str:
     return "%.1f MiB" % (size / MIB)
-
-
