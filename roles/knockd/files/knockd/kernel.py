@@ -14,34 +14,44 @@ table inet knockd {
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
 import struct
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from . import elements
+from .elements import COMMENT_BYTES, NETLINK_NETFILTER, NFGENMSG, NFPROTO_INET, Element
 from .model import Door, Guard, Network, PortRange
-from .netlink import attributes, messages, request
+from .netlink import attribute, attributes, messages, refusal, request
+from .packet import TCP, UDP
 
 TABLE = "inet knockd"
+NAME = b"knockd"
 
 ADMIT_PRIORITY = -5
 """Between mangle (-150), where rules.v4 clears foreign marks, and filter (0), where it passes ours."""
 GUARD_PRIORITY = 5
 """After filter: what rules.v4 passes by mistake, or after a flush, still has to get past us."""
 
-COMMENT_BYTES = 127  # NFTNL_UDATA_COMMENT_MAXLEN without its end
-
-# linux/netfilter/nfnetlink.h and nf_tables.h
-NETLINK_NETFILTER = 12
+# linux/netfilter/nf_tables.h
 NFT_MSG_GETTABLE = 10 << 8 | 1
-NFGENMSG = struct.Struct("=BBH")
-NFPROTO_INET = 1
 NFTA_TABLE_NAME, NFTA_TABLE_OWNER = 1, 7
 
 
 class KernelError(Exception):
     """The kernel or nftables refuses; the message says what was refused, why, and the cure where one is known."""
+
+
+class Admitted(NamedTuple):
+    """One source that may reach some ports now."""
+
+    source: bytes
+    ports: PortRange
+    door: str
+    left: float
+    """Seconds; infinite for a door that stays open."""
 
 
 class _Admission(NamedTuple):
@@ -68,9 +78,7 @@ class Table:
             ) from error
         before = _open_files()
         self._nft = nftables.Nftables()
-        for descriptor, _file in _open_files() - before:
-            # libmnl's socket. A child that inherits it would keep the table, and every hole, alive after our death.
-            os.set_inheritable(descriptor, False)
+        self._socket = _netlink_socket(_open_files() - before)
 
     def install(self, mark: int, doors: Iterable[Door], guards: Sequence[Guard]) -> None:
         """Makes the table, or swaps mark and guard of the one that is there, in one transaction; admissions stay."""
@@ -84,43 +92,44 @@ class Table:
         self._has_ranges = has_ranges
         self._installed = True
 
-    def admit(self, now: float, source: bytes, door: Door) -> None:
-        """Lets `source` reach the door's ports until its timeout: extends what it has, never shortens it."""
-        deadline = now + door.open_timeout if door.open_timeout else math.inf
+    def admit(self, now: float, source: bytes, door: Door, seconds: Optional[float] = None) -> None:
+        """Lets `source` reach the door's ports for `seconds`, 0 without end, or for the door's own open_timeout.
+
+        Extends what it has, never shortens it.
+        """
+        lasting = door.open_timeout if seconds is None else seconds
+        deadline = now + lasting if lasting else math.inf
         later = [
             ports for ports in door.open_ports if self._admissions.get((source, ports), _NEVER).deadline < deadline
         ]
-        lines = []
-        for ports in later:
-            key = element(source, ports)
-            timeout = " timeout %dms" % math.ceil(door.open_timeout * 1000) if door.open_timeout else ""
-            lines += [
-                # Adding what is there extends it only from kernel 6.12 on, and deleting what is not there is an error.
-                "add element %s { %s }" % key,
-                "delete element %s { %s }" % key,
-                'add element %s { %s%s comment "%s" }' % (*key, timeout, comment(door.name)),
-            ]
-        self._run(lines)
+        timeout, label = math.ceil(lasting * 1000), comment(door.name)
+        self._send(
+            elements.renew(NAME, [element(source, ports)._replace(timeout=timeout, comment=label) for ports in later])
+        )
         self._admissions.update(((source, ports), _Admission(deadline, door.name)) for ports in later)
         if len(self._admissions) > self._purge_at:
             self._purge(now)
 
-    def revoke(self, source: bytes, door: Door) -> bool:
-        """Ends what `door` has opened for `source`; says whether there was anything to end."""
+    def revoke(self, source: bytes, door: Optional[Door] = None) -> bool:
+        """Ends what `door`, or any, has opened for `source`; says whether there was anything to end."""
         ended = [
             key
             for key, admission in self._admissions.items()
-            if key[0] == source and (admission.door == door.name or key[1] in door.open_ports)
+            if key[0] == source and (door is None or admission.door == door.name or key[1] in door.open_ports)
         ]
-        lines = []
-        for key in ended:
-            where = element(*key)
-            # The kernel may have ended it by itself already: add first, so that there is something to delete.
-            lines += ["add element %s { %s }" % where, "delete element %s { %s }" % where]
-        self._run(lines)
+        self._send(elements.delete(NAME, [element(*key) for key in ended]))
         for key in ended:
             del self._admissions[key]
         return bool(ended)
+
+    def admitted(self, now: float) -> List[Admitted]:
+        """Who is in, the one who has to leave first at the front."""
+        self._purge(now)
+        inside = [
+            Admitted(source, ports, held.door, held.deadline - now)
+            for (source, ports), held in self._admissions.items()
+        ]
+        return sorted(inside, key=lambda one: one.left)
 
     def close(self) -> None:
         """Removes the table, and with it every admission."""
@@ -132,9 +141,24 @@ class Table:
         self._admissions = {key: held for key, held in self._admissions.items() if held.deadline > now}
         self._purge_at = max(1024, 2 * len(self._admissions))
 
-    def _run(self, lines: List[str]) -> None:
-        if not lines:
+    def _send(self, changes: List[bytes]) -> None:
+        """Changes elements in one transaction. The kernel has done it, or said no, when send returns."""
+        if not changes:
             return
+        problem = 0
+        try:
+            self._socket.send(elements.batch(changes))
+            # Nothing may be left unread: libnftables would take it for an answer to its own next question.
+            while True:
+                problem = refusal(self._socket.recv(65536, socket.MSG_DONTWAIT)) or problem
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            problem = error.errno or errno.EIO
+        if problem:
+            raise KernelError("the kernel refuses to change the table %s: %s" % (TABLE, os.strerror(problem)))
+
+    def _run(self, lines: List[str]) -> None:
         status, _output, error = self._nft.cmd("\n".join(lines))
         if status:
             first = error.strip().splitlines()[0] if error and error.strip() else "nftables gives no reason"
@@ -144,21 +168,24 @@ class Table:
 _NEVER = _Admission(-math.inf, "")
 
 
-# The text of the table: pure.
+# What is in the table: pure.
 
 
-def element(source: bytes, ports: PortRange) -> Tuple[str, str]:
-    """The set and the key of an admission, as nft spells them."""
+def element(source: bytes, ports: PortRange) -> Element:
+    """The element of an admission."""
     family = "4" if len(source) == 4 else "6"
-    address = socket.inet_ntop(socket.AF_INET if family == "4" else socket.AF_INET6, source)
-    kind = "admitted" if ports.first == ports.last else "ranges"
-    return "%s %s%s" % (TABLE, kind, family), "%s . %s . %s" % (address, ports.protocol, _span(ports.first, ports.last))
+    protocol = bytes((TCP if ports.protocol == "tcp" else UDP, 0, 0, 0))
+    first, last = (source + protocol + struct.pack(">H2x", port) for port in (ports.first, ports.last))
+    return Element("admitted" + family, first) if first == last else Element("ranges" + family, first, last)
 
 
-def comment(name: str) -> str:
+def comment(name: str) -> bytes:
     """A door's name as nft's quoted strings can hold it."""
     clean = "".join(letter if letter.isprintable() and letter != '"' else "?" for letter in name)
-    return clean.encode()[:COMMENT_BYTES].decode(errors="ignore")
+    return clean.encode(errors="replace")[:COMMENT_BYTES].decode(errors="ignore").encode()
+
+
+# The text of the table: pure.
 
 
 def set_lines(has_ranges: bool) -> List[str]:
@@ -261,12 +288,11 @@ def _explain(error: str) -> str:
 
 def _find_table() -> Tuple[bool, Optional[int]]:
     """Whether our table is there, and the netlink port of its owner if it has one."""
-    name = TABLE.split()[1].encode() + b"\0"
-    name_attribute = struct.pack("=HH", 4 + len(name), NFTA_TABLE_NAME) + name.ljust((len(name) + 3) & ~3, b"\0")
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as query:
             query.settimeout(1)
-            query.send(request(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(NFPROTO_INET, 0, 0) + name_attribute))
+            name = attribute(NFTA_TABLE_NAME, NAME + b"\0")
+            query.send(request(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(NFPROTO_INET, 0, 0) + name))
             for kind, _flags, payload in messages(query.recv(65536)):
                 if kind == NFT_MSG_GETTABLE - 1:  # NFT_MSG_NEWTABLE
                     owner = attributes(payload[NFGENMSG.size :]).get(NFTA_TABLE_OWNER)
@@ -287,11 +313,30 @@ def _who(port: int) -> str:
 
 
 def _open_files() -> Set[Tuple[int, str]]:
-    """Our descriptors and what they are open on."""
+    """Our descriptors and what they are open on; none without /proc."""
     files = set()
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except FileNotFoundError:
+        names = []
+    for name in names:
         try:
             files.add((int(name), os.readlink("/proc/self/fd/" + name)))
         except FileNotFoundError:
             pass  # the descriptor that has listed the others
     return files
+
+
+def _netlink_socket(opened: Iterable[Tuple[int, str]]) -> socket.socket:
+    """The socket by which libnftables talks to the kernel, and owns the table, under a descriptor of our own."""
+    for descriptor, _file in opened:
+        # A child that inherits it would keep the table, and every hole, alive after our death.
+        os.set_inheritable(descriptor, False)
+        try:
+            found = socket.socket(fileno=os.dup(descriptor))
+        except OSError:
+            continue  # some other file
+        if found.family == socket.AF_NETLINK and found.proto == NETLINK_NETFILTER:
+            return found
+        found.close()
+    raise KernelError("the netlink socket of nftables is not to be seen in /proc/self/fd: is /proc mounted?")
