@@ -21,7 +21,7 @@ from typing import Iterator, NamedTuple
 
 SYS_PIDFD_GETFD = 438  # the same number on every architecture; kernel 5.6
 SOL_PACKET, PACKET_STATISTICS = 263, 6  # linux/if_packet.h
-SO_DOMAIN = 39
+SO_DOMAIN, SO_GET_FILTER = 39, 26  # asm-generic/socket.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,11 +65,12 @@ def packets(pid: int) -> Packets:
 
 
 def listens(pid: int) -> bool:
-    """Whether it has a packet socket."""
-    found = list(_packet_sockets(pid))
-    for line in found:
-        line.close()
-    return bool(found)
+    """Whether it has a packet socket with its filter; libpcap's first one, of one instruction, lets nothing pass."""
+    found = False
+    for line in _packet_sockets(pid):
+        with line:
+            found = found or len(line.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 1024)) > 1  # bytes: instructions
+    return found
 
 
 def rest(pid: int, seconds: float, patience: float = 30) -> None:
