@@ -171,6 +171,31 @@ def test_without_anything_said_the_mark_is_the_documented_one() -> None:
     assert parse("", "k").mark == 0x1000
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("scans", {"scans"}),
+        ("scans, repeats, doors, pairs", {"scans", "repeats", "doors", "pairs"}),
+        ("Pairs,DOORS,doors  # as before", {"pairs", "doors"}),
+    ],
+)
+def test_classic_behaviour_is_named(value: str, words: set[str]) -> None:
+    assert parse(f"[options]\nClassic = {value}\n", "k").classic == words
+
+
+def test_without_anything_said_nothing_is_classic() -> None:
+    assert parse("", "k").classic == frozenset()
+
+
+@pytest.mark.parametrize("strays", [0, 5, 512])
+def test_the_limit_of_strays_is_a_number(strays: int) -> None:
+    assert parse(f"[options]\nStrays = {strays}\n", "k").strays == strays
+
+
+def test_a_few_strays_are_allowed_without_anything_said() -> None:
+    assert parse("", "k").strays == 5
+
+
 # Mistakes
 
 
@@ -189,6 +214,12 @@ def test_without_anything_said_the_mark_is_the_documented_one() -> None:
         ("[options]\nmark = 0x1001", 2, "'0x1001'"),
         ("[options]\nmark = 0", 2, "'0'"),
         ("[options]\nmark = many", 2, "'many'"),
+        ("[options]\nclassic = yes", 2, "'yes' is no classic behaviour: possible are doors, pairs, repeats, scans"),
+        ("[options]\nclassic = scans doors", 2, "'scans doors'"),
+        ("[options]\nclassic = scans,", 2, "''"),
+        ("[options]\nstrays = -1", 2, "'-1'"),
+        ("[options]\nstrays = 513", 2, "'513' is no number of ports: write one from 0 to 512"),
+        ("[options]\nstrays = few", 2, "'few'"),
         (DOOR + "logfile = /x", 4, "'logfile'"),
         (DOOR + "UseSyslog", 4, "'UseSyslog'"),
         ("\n\n[ssh]\ncommand = x", 3, "no sequence"),

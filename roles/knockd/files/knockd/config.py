@@ -20,7 +20,7 @@ from ipaddress import ip_address, ip_network
 from typing import Callable, NamedTuple, TypeVar
 
 from . import one_time
-from .model import Address, Door, Guard, Network, PortRange, Settings, TcpFlags
+from .model import CLASSIC, Address, Door, Guard, Network, PortRange, Settings, TcpFlags
 from .sequence import Knock, SequenceError, parse_sequence, weaknesses
 
 T = TypeVar("T")
@@ -30,11 +30,12 @@ GENERATE = (
 )
 LONGEST = 366 * 86400
 """Seconds; a longer time-out is a slip."""
+MOST_STRAYS = 512
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
 COMMANDS = ("start_command", "start_command_6", "stop_command", "stop_command_6")
-OPTIONS = ("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir")
+OPTIONS = ("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir", "classic", "strays")
 DOOR = (
     *("sequence", "one_time_sequences", "seq_timeout", "tcpflags", "target"),
     *("open_ports", "open_timeout", "close_door", *COMMANDS, "cmd_timeout"),
@@ -120,6 +121,8 @@ def parse(text: str, name: str) -> Settings:
         mark=_read(options, "mark", name, _mark, Settings.mark),
         guard_file=text_of("guard"),
         state_dir=text_of("state_dir"),
+        classic=_read(options, "classic", name, _classic, Settings.classic),
+        strays=_read(options, "strays", name, _strays, Settings.strays),
         warnings=tuple(warnings),
     )
 
@@ -376,6 +379,19 @@ def _mark(text: str) -> int:
     if not 0 < mark < 1 << 32 or mark & (mark - 1):
         raise ValueError(f"{text!r} is no single bit of the packet mark: write one such as 0x1000")
     return mark
+
+
+def _classic(text: str) -> frozenset[str]:
+    words = frozenset(item.strip().lower() for item in text.split(","))
+    for word in sorted(words - CLASSIC):
+        raise ValueError("{!r} is no classic behaviour: possible are {}".format(word, ", ".join(sorted(CLASSIC))))
+    return words
+
+
+def _strays(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) > MOST_STRAYS:
+        raise ValueError(f"{text!r} is no number of ports: write one from 0 to {MOST_STRAYS}")
+    return int(text)
 
 
 def _tcpflags(text: str) -> TcpFlags:

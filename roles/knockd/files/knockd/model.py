@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import FrozenSet, NamedTuple, Optional, Tuple, Union
 
 from .sequence import Knock
 
@@ -82,6 +82,12 @@ class Guard:
     knock: bool = True
 
 
+CLASSIC = frozenset(("scans", "repeats", "doors", "pairs"))
+"""What `Classic` brings back of C knockd (docs/compatibility.md): `scans` lets other ports void nothing, `repeats` lets
+a repeated packet void an attempt, `doors` lets a source try one door at a time, `pairs` runs a start and a stop command
+for each completed knock, also while the door is open."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that a configuration file says."""
@@ -95,6 +101,10 @@ class Settings:
     mark: int = 0x1000
     guard_file: Optional[str] = None
     state_dir: Optional[str] = None
+    classic: FrozenSet[str] = frozenset()
+    """Words of CLASSIC."""
+    strays: int = 5
+    """How many ports that nobody serves a knocker may touch beside its knocks."""
     warnings: Tuple[str, ...] = field(default=())
     """Sentences that name the line: inline comments, weak sequences, doors that stay open."""
 
@@ -111,10 +121,11 @@ class Stage(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A knocker has completed a door."""
+    """A knocker has completed a door, with an attempt whose first knock came at `began`."""
 
     source: bytes
     door: Door
+    began: float
 
 
 class TimedOut(NamedTuple):
