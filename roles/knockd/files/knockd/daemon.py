@@ -16,15 +16,16 @@ import time
 from dataclasses import replace
 from typing import Iterable, NamedTuple, Optional, Tuple
 
-from . import bpf, config, one_time
+from . import config, one_time
 from .capture import Capture, CaptureError
 from .commands import Commands
 from .kernel import KernelError, Table
 from .links import Links
 from .log import Log
+from .lookout import Lookout
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .notify import Notifier
-from .packet import parse
+from .packet import Packet
 from .tracker import Tracker
 
 DEFAULT_INTERFACE = "eth0"
@@ -58,6 +59,7 @@ class Daemon:
         self._table: Optional[Table] = None
         self._commands = Commands(log)
         self._commands.classic = "pairs" in settings.classic
+        self._lookout = Lookout(self._selector, log, self._refuse)
         self._listening = ""
         self._stopping = False
         self._alive_at = 0.0
@@ -65,16 +67,17 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
+        self._tracker = Tracker(self._doors)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
-        self._tracker = Tracker(self._doors)
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()))
-        self._capture = Capture(self._selector, bpf.pack(bpf.program(self._doors)), self._on_packets, self._log.say)
+        versions = (4,) if self._options.only_ipv4 else (4, 6)
+        self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
         for name in self._interfaces():
             if self._links.index(name) is None:
@@ -94,23 +97,20 @@ class Daemon:
 
     # What wakes us.
 
-    def _on_packets(self, tap: socket.socket) -> None:
-        if tap.fileno() < 0:
-            return  # closed by what was handled before it in this turn: its interface is gone
+    def _on_packets(self, packets: Iterable[Packet]) -> None:
         now = time.monotonic()
-        only_ipv4, debugging, observe = self._options.only_ipv4, self._log.debugging, self._tracker.observe
-        for data in self._capture.packets(tap):
-            packet = parse(data)
-            if packet is None or (only_ipv4 and len(packet.source) != 4):
-                continue
-            if debugging:
-                self._log.debug(
-                    "packet: %s port %d, protocol %d, flags %#04x"
-                    % (text(packet.source), packet.port, packet.protocol, packet.flags)
-                )
-            events = observe(now, *packet)
+        observe = self._tracker.observe
+        if self._log.debugging:
+            packets = map(self._shown, packets)
+        for protocol, source, destination, port, flags in packets:
+            events = observe(now, source, destination, protocol, port, flags)
             if events:
                 self._tell(now, events)
+
+    def _shown(self, packet: Packet) -> Packet:
+        protocol, source, _destination, port, flags = packet
+        self._log.debug("packet: %s port %d, protocol %d, flags %#04x" % (text(source), port, protocol, flags))
+        return packet
 
     def _on_links(self, _links: Links) -> None:
         self._links.read()
@@ -131,12 +131,17 @@ class Daemon:
     def _on_time(self, now: float) -> None:
         self._tell(now, self._tracker.expire(now))
         self._commands.expire(now)
+        self._capture.on_time(now)
+        for source, door in self._lookout.due(now):
+            if door in self._doors:
+                self._open(now, source, door)
         if self._notifier.interval and now >= self._alive_at:
             self._notifier.alive()
             self._alive_at = now + self._notifier.interval
 
     def _timeout(self) -> Optional[float]:
-        deadlines = [self._tracker.next_deadline(), self._commands.next_deadline()]
+        rooms = (self._tracker, self._commands, self._capture, self._lookout)
+        deadlines = [room.next_deadline() for room in rooms]
         if self._notifier.interval:
             deadlines.append(self._alive_at)
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -146,14 +151,22 @@ class Daemon:
 
     def _tell(self, now: float, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, Stage):
+            if self._lookout.ignores(now, event.source):
+                self._tracker.drop(event.source)
+            elif isinstance(event, Stage):
+                self._lookout.progress(now, *event)
                 self._log.progress(text(event.source), "%s: Stage %d" % (event.door.name, event.number))
             elif isinstance(event, Opened):
-                self._open(now, event.source, event.door)
+                if self._lookout.completed(now, event.source, event.door):
+                    self._open(now, event.source, event.door)
             elif isinstance(event, TimedOut):
                 self._log.progress(
                     text(event.source), "%s: sequence timeout (stage %d)" % (event.door.name, event.number)
                 )
+
+    def _refuse(self, source: bytes, why: str) -> None:
+        self._tracker.drop(source)
+        self._log.progress(text(source), why)
 
     def _open(self, now: float, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):
@@ -187,14 +200,34 @@ class Daemon:
             self._notifier.status(self._status())
 
     def _install(self, settings: Settings) -> None:
-        if self._table is None and (settings.guards or any(door.open_ports for door in settings.doors)):
-            self._table = Table()
-        if self._table:
-            self._table.install(settings.mark, settings.doors, settings.guards)
+        """Makes the table, or changes it. Command doors can do without it, if it cannot be had."""
+        needed = bool(settings.guards or any(door.open_ports for door in settings.doors))
+        group = self._lookout.listen(settings)
+        if self._table or needed or group is not None:
+            try:
+                self._table = self._installed(self._table or Table(), settings, group)
+            except KernelError as error:
+                if self._table or needed:
+                    raise
+                self._lookout.give_up(str(error))
+        self._lookout.use(settings, self._table)
+
+    def _installed(self, table: Table, settings: Settings, group: Optional[int]) -> Table:
+        """The table as the settings want it; without strays, if the kernel cannot tell them."""
+        rest = settings.mark, settings.doors, settings.guards
+        try:
+            table.install(*rest, group)
+        except KernelError as error:
+            if group is None:
+                raise
+            table.install(*rest)
+            self._lookout.give_up(str(error))
+        return table
 
     def _use(self, doors: Tuple[Door, ...]) -> None:
-        self._capture.set_filter(bpf.pack(bpf.program(doors)))
+        self._capture.set_doors(doors)
         self._tracker.replace(doors)
+        self._lookout.replace(doors)
         self._doors = doors
         gc.collect()
 
@@ -226,7 +259,9 @@ class Daemon:
                     for other in self._doors
                 )
             )
-        except (OSError, CaptureError) as error:
+            if self._table:
+                self._table.expect(left.sequence)
+        except (OSError, CaptureError, KernelError) as error:
             self._log.say("%s: stays shut, its sequence cannot be used up: %s" % (door.name, error))
             return False
         if left.left <= FEW_SEQUENCES:
