@@ -218,7 +218,9 @@ def test_without_systemd_there_is_a_socket_only_where_the_configuration_says(wal
     assert not os.path.exists(path)
 
 
-def test_the_socket_goes_with_the_daemon_and_one_that_was_left_is_no_trouble(walled: Lab, place: str, path: str) -> None:
+def test_the_socket_goes_with_the_daemon_and_one_that_was_left_is_no_trouble(
+    walled: Lab, place: str, path: str
+) -> None:
     daemon = walled.daemon(LONG, RUNTIME_DIRECTORY=place)
     daemon.kill()
     assert os.path.exists(path)
