@@ -32,7 +32,8 @@ step() {
     log=$logs/$(tr -cs 'a-zA-Z0-9\n' - <<<"$1").log
     shift
     printf '==> %s ...\n' "$what"
-    "$@" >"$log" 2>&1 </dev/null &
+    # The locks are ours, not its; and dash, which mmdebstrap pipes through, knows descriptors of one digit only.
+    "$@" >"$log" 2>&1 </dev/null 8>&- 9>&- &
     child=$!
     while kill -0 "$child" 2>/dev/null; do
         sleep 0.2

@@ -255,8 +255,24 @@ def _delta_of_jump(old: Table, new: Table, chain: str) -> list[str]:
     wanted = chain in new.chains
     if wanted and leads(old, chain):
         return []
-    stale = [rule for rule in old.rules if target_of(rule) == chain and chain_of(rule) == "INPUT"]
-    return ["-D" + rule[2:] for rule in stale] + (["-I INPUT 1 -j " + chain] if wanted else [])
+    rules = old.rules_of("INPUT")
+    stale = [rule for rule in rules if target_of(rule) == chain]
+    place = _holes_end([rule for rule in rules if rule not in stale], old)
+    return ["-D" + rule[2:] for rule in stale] + (["-I INPUT %d -j %s" % (place + 1, chain)] if wanted else [])
+
+
+def _holes_end(rules: list[str], table: Table) -> int:
+    """How many rules our jump leaves before it: up to the last hole that a command door has open now.
+
+    Above such a hole our jump would shut out its knocker, whose next knocks only make the door's time-out longer.
+    """
+    end = 0
+    for index, rule in enumerate(rules):
+        if not _may_go_before_us(table, rule):
+            break
+        if target_of(rule) == "ACCEPT":
+            end = index + 1
+    return end
 
 
 # --- ports that never meet INPUT -------------------------------------------------------------------------------------

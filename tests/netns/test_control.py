@@ -79,7 +79,14 @@ def test_status_shows_doors_who_is_in_and_counters(walled: Lab, place: str, path
     assert [CLIENT, "job", "-"] in [line[:3] for line in lines]
     assert "listens on eth0 (%s, %s" % (SERVER, SERVER6) in text
     shown = status(path)
-    assert shown["counters"] == {"knocks": 7, "opened": 2, "timed_out": 0, "forgotten": 0, "dropped_packets": 0}
+    assert shown["counters"] == {
+        "knocks": 7,
+        "opened": 2,
+        "refused": 0,
+        "timed_out": 0,
+        "forgotten": 0,
+        "dropped_packets": 0,
+    }
     (entry,) = shown["admitted"]  # type: ignore[misc]
     assert 0 < entry.pop("seconds") <= 600
     assert entry == {"address": CLIENT, "door": "ssh", "ports": ["22/tcp"]}

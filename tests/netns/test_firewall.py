@@ -196,6 +196,15 @@ def test_a_hole_of_a_command_door_is_no_change(host: FirewallHost) -> None:
     assert host.lab.is_open(SERVER, source=STRANGER)
 
 
+def test_a_door_that_a_command_has_open_stays_open_when_the_firewall_comes(host: FirewallHost) -> None:
+    hole = ("INPUT", "-s", STRANGER, "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
+    host.run("iptables", "-I", *hole)
+    host.apply(**ALLOW)
+    assert host.lab.is_open(SERVER, source=STRANGER)
+    host.run("iptables", "-D", *hole)
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+
+
 def test_a_rule_that_lets_strangers_pass_us_by_is_mended(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.confirm()

@@ -178,6 +178,15 @@ def test_a_jump_that_comes_too_late_is_moved() -> None:
     assert delta(live, parse(SAVED)) == "*filter\n-D INPUT -j KNOCK\n-I INPUT 1 -j KNOCK\nCOMMIT\n"
 
 
+def test_the_jump_goes_below_a_hole_that_is_open_now_and_above_all_others() -> None:
+    hole, stranger = "-A INPUT -s 198.18.0.66/32 -p tcp --dport 22 -j ACCEPT\n", "-A INPUT -p tcp -j ACCEPT\n"
+    refusal = "-A INPUT -s 198.18.0.9/32 -j DROP\n"
+    place = {hole: 2, refusal + hole: 3, hole + refusal: 2, stranger + hole: 1, hole + stranger: 2, refusal: 1}
+    for rules, expected in place.items():
+        live = parse("*filter\n:INPUT ACCEPT [0:0]\n%sCOMMIT\n" % rules)
+        assert "-I INPUT %d -j KNOCK\n" % expected in delta(live, parse(SAVED)), rules
+
+
 def test_chains_that_are_no_longer_wanted_go() -> None:
     text = delta(parse(SAVED), {})
     assert "-D INPUT -j KNOCK\n" in text

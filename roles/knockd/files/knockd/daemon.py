@@ -17,16 +17,17 @@ import time
 from dataclasses import replace
 from typing import Any, Dict, Iterable, NamedTuple, Optional, Tuple
 
-from . import __version__, bpf, config, console, one_time
+from . import __version__, config, console, one_time
 from .capture import Capture, CaptureError
 from .commands import Commands
 from .control import Control, ControlError
 from .kernel import KernelError, Table
 from .links import Links
 from .log import Log
+from .lookout import Lookout
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .notify import Notifier
-from .packet import parse, text
+from .packet import Packet, text
 from .tracker import Tracker
 
 DEFAULT_INTERFACE = "eth0"
@@ -59,9 +60,11 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
+        self._commands.classic = "pairs" in settings.classic
+        self._lookout = Lookout(self._selector, log, self._refuse)
         self._control = Control(self._selector, self._answer)
         self._since = time.time()
-        self._knocks = self._opened = self._timed_out = 0
+        self._knocks = self._opened = self._refused = self._timed_out = 0
         self._listening = ""
         self._stopping = False
         self._alive_at = 0.0
@@ -69,16 +72,17 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
+        self._tracker = Tracker(self._doors)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
-        self._tracker = Tracker(self._doors)
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
-        self._capture = Capture(self._selector, bpf.pack(bpf.program(self._doors)), self._on_packets, self._log.say)
+        versions = (4,) if self._options.only_ipv4 else (4, 6)
+        self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
         for name in self._interfaces():
             if self._links.index(name) is None:
@@ -99,23 +103,20 @@ class Daemon:
 
     # What wakes us.
 
-    def _on_packets(self, tap: socket.socket) -> None:
-        if tap.fileno() < 0:
-            return  # closed by what was handled before it in this turn: its interface is gone
+    def _on_packets(self, packets: Iterable[Packet]) -> None:
         now = time.monotonic()
-        only_ipv4, debugging, observe = self._options.only_ipv4, self._log.debugging, self._tracker.observe
-        for data in self._capture.packets(tap):
-            packet = parse(data)
-            if packet is None or (only_ipv4 and len(packet.source) != 4):
-                continue
-            if debugging:
-                self._log.debug(
-                    "packet: %s port %d, protocol %d, flags %#04x"
-                    % (text(packet.source), packet.port, packet.protocol, packet.flags)
-                )
-            events = observe(now, *packet)
+        observe = self._tracker.observe
+        if self._log.debugging:
+            packets = map(self._shown, packets)
+        for protocol, source, destination, port, flags in packets:
+            events = observe(now, source, destination, protocol, port, flags)
             if events:
                 self._tell(now, events)
+
+    def _shown(self, packet: Packet) -> Packet:
+        protocol, source, _destination, port, flags = packet
+        self._log.debug("packet: %s port %d, protocol %d, flags %#04x" % (text(source), port, protocol, flags))
+        return packet
 
     def _on_links(self, _links: Links) -> None:
         self._links.read()
@@ -136,13 +137,18 @@ class Daemon:
     def _on_time(self, now: float) -> None:
         self._tell(now, self._tracker.expire(now))
         self._commands.expire(now)
+        self._capture.on_time(now)
+        for source, door in self._lookout.due(now):
+            if door in self._doors:
+                self._open(now, source, door)
         self._control.expire(now)
         if self._notifier.interval and now >= self._alive_at:
             self._notifier.alive()
             self._alive_at = now + self._notifier.interval
 
     def _timeout(self) -> Optional[float]:
-        deadlines = [self._tracker.next_deadline(), self._commands.next_deadline(), self._control.next_deadline()]
+        rooms = (self._tracker, self._commands, self._capture, self._lookout, self._control)
+        deadlines = [room.next_deadline() for room in rooms]
         if self._notifier.interval:
             deadlines.append(self._alive_at)
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -152,16 +158,25 @@ class Daemon:
 
     def _tell(self, now: float, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, Stage):
+            if self._lookout.ignores(now, event.source):
+                self._tracker.drop(event.source)
+            elif isinstance(event, Stage):
+                self._lookout.progress(now, *event)
                 self._knocks += 1
                 self._log.progress("stage", text(event.source), event.door.name, "Stage %d" % event.number)
             elif isinstance(event, Opened):
-                self._open(now, event.source, event.door)
+                if self._lookout.completed(now, event.source, event.door):
+                    self._open(now, event.source, event.door)
             elif isinstance(event, TimedOut):
                 self._timed_out += 1
                 self._log.progress(
                     "timeout", text(event.source), event.door.name, "sequence timeout (stage %d)" % event.number
                 )
+
+    def _refuse(self, source: bytes, why: str) -> None:
+        self._tracker.drop(source)
+        self._refused += 1
+        self._log.progress("refuse", text(source), "", why)
 
     def _open(self, now: float, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):
@@ -196,14 +211,34 @@ class Daemon:
             self._notifier.status(self._status())
 
     def _install(self, settings: Settings) -> None:
-        if self._table is None and (settings.guards or any(door.open_ports for door in settings.doors)):
-            self._table = Table()
-        if self._table:
-            self._table.install(settings.mark, settings.doors, settings.guards)
+        """Makes the table, or changes it. Command doors can do without it, if it cannot be had."""
+        needed = bool(settings.guards or any(door.open_ports for door in settings.doors))
+        group = self._lookout.listen(settings)
+        if self._table or needed or group is not None:
+            try:
+                self._table = self._installed(self._table or Table(), settings, group)
+            except KernelError as error:
+                if self._table or needed:
+                    raise
+                self._lookout.give_up(str(error))
+        self._lookout.use(settings, self._table)
+
+    def _installed(self, table: Table, settings: Settings, group: Optional[int]) -> Table:
+        """The table as the settings want it; without strays, if the kernel cannot tell them."""
+        rest = settings.mark, settings.doors, settings.guards
+        try:
+            table.install(*rest, group)
+        except KernelError as error:
+            if group is None:
+                raise
+            table.install(*rest)
+            self._lookout.give_up(str(error))
+        return table
 
     def _use(self, doors: Tuple[Door, ...]) -> None:
-        self._capture.set_filter(bpf.pack(bpf.program(doors)))
+        self._capture.set_doors(doors)
         self._tracker.replace(doors)
+        self._lookout.replace(doors)
         self._doors = doors
         gc.collect()
 
@@ -215,6 +250,7 @@ class Daemon:
             self._install(settings)
             self._use(settings.doors)
             self._settings = settings
+            self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
         else:
@@ -235,7 +271,9 @@ class Daemon:
                     for other in self._doors
                 )
             )
-        except (OSError, CaptureError) as error:
+            if self._table:
+                self._table.expect(left.sequence)
+        except (OSError, CaptureError, KernelError) as error:
             self._log.say("%s: stays shut, its sequence cannot be used up: %s" % (door.name, error))
             return False
         if left.left <= FEW_SEQUENCES:
@@ -301,6 +339,7 @@ class Daemon:
             "counters": {
                 "knocks": self._knocks,
                 "opened": self._opened,
+                "refused": self._refused,
                 "timed_out": self._timed_out,
                 "forgotten": self._tracker.forgotten,
                 "dropped_packets": self._capture.drops(),

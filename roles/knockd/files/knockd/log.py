@@ -100,13 +100,14 @@ class Log:
         self._write(text, about)
 
     def door(self, event: str, address: str, door: str, text: str) -> None:
-        """`IP: door: text`, with the host's name after the address if that is wanted."""
+        """`IP: door: text`, with the host's name after the address if that is wanted, and `IP: text` without a door."""
         about = _About(event, address, door)
-        self._tell("%s: %s: %s" % (address, door, text), about)
+        line = _classic(address, door, text)
+        self._tell(line, about)
         if self._names:
             self._names.write(about, text)
         else:
-            self._write("%s: %s: %s" % (address, door, text), about)
+            self._write(line, about)
 
     def progress(self, event: str, address: str, door: str, text: str) -> None:
         """Like `door`, for what anybody can cause with one packet: at most PROGRESS_PER_SECOND."""
@@ -153,6 +154,10 @@ class Log:
             print(text.encode(errors="replace").decode(), file=stream, flush=True)
         except (OSError, ValueError):
             pass  # nobody reads it any more
+
+
+def _classic(address: str, door: str, text: str) -> str:
+    return ": ".join(part for part in (address, door, text) if part)
 
 
 def entry(text: str, about: _About) -> bytes:
@@ -219,7 +224,7 @@ class _Names:
         try:
             self._lines.put_nowait((about, text))
         except self._full:
-            self._write("%s: %s: %s" % (about.address, about.door, text), about)
+            self._write(_classic(about.address, about.door, text), about)
 
     def stop(self) -> None:
         """Writes what waits, but not for long."""
@@ -235,7 +240,8 @@ class _Names:
             if line is None:
                 return
             about, text = line
-            self._write("%s (%s): %s: %s" % (about.address, self._name(about.address), about.door, text), about)
+            knocker = "%s (%s)" % (about.address, self._name(about.address))
+            self._write(_classic(knocker, about.door, text), about)
 
     def _name(self, address: str) -> str:
         if address not in self._known:

@@ -123,10 +123,11 @@ class Stage(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A knocker has completed a door."""
+    """A knocker has completed a door, with an attempt whose first knock came at `began`."""
 
     source: bytes
     door: Door
+    began: float
 
 
 class TimedOut(NamedTuple):

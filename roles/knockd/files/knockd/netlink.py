@@ -9,11 +9,13 @@ import struct
 from typing import Dict, Iterator, Tuple
 
 # linux/netlink.h
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x10, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLA_F_NESTED = 0x8000
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
+_ERROR = struct.Struct("=i")  # nlmsgerr begins with a negative errno
 
 
 def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
@@ -43,3 +45,23 @@ def attributes(data: bytes) -> Dict[int, bytes]:
 def request(kind: int, flags: int, payload: bytes) -> bytes:
     """A netlink message to the kernel."""
     return HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, 0, 0) + payload
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """A netlink attribute, filled up to 4 bytes."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + bytes(-len(payload) & 3)
+
+
+def nested(kind: int, attributes: bytes) -> bytes:
+    """An attribute that holds others."""
+    return attribute(kind | NLA_F_NESTED, attributes)
+
+
+def refusal(data: bytes) -> int:
+    """The errno of the first message in this datagram that says no; 0 if none does."""
+    for kind, _flags, payload in messages(data):
+        if kind == NLMSG_ERROR:
+            (number,) = _ERROR.unpack_from(payload)
+            if number:
+                return -int(number)
+    return 0
