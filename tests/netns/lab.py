@@ -145,7 +145,7 @@ class Daemon:
         directory: Path,
         arguments: tuple[str, ...],
         config: str,
-        environment: dict[str, str],
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.config = directory / "knockd.conf"
@@ -165,7 +165,7 @@ class Daemon:
                     "PYTHONPATH": str(PACKAGE),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "NOTIFY_SOCKET": "@" + address[1:],
-                    **environment,
+                    **(environment or {}),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,

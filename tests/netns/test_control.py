@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,8 +54,8 @@ def knockctl(path: str, *arguments: str) -> str:
     return done.stdout
 
 
-def status(path: str) -> dict[str, object]:
-    shown: dict[str, object] = json.loads(knockctl(path, "status", "--json"))
+def status(path: str) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(knockctl(path, "status", "--json"))
     return shown
 
 
@@ -79,9 +80,15 @@ def test_status_shows_doors_who_is_in_and_counters(walled: Lab, place: str, path
     assert [CLIENT, "job", "-"] in [line[:3] for line in lines]
     assert "listens on eth0 (%s, %s" % (SERVER, SERVER6) in text
     shown = status(path)
-    counters = {"knocks": 7, "opened": 2, "refused": 0, "timed_out": 0, "forgotten": 0, "dropped_packets": 0}
-    assert shown["counters"] == counters
-    (entry,) = shown["admitted"]  # type: ignore[misc]
+    assert shown["counters"] == {
+        "knocks": 7,
+        "opened": 2,
+        "refused": 0,
+        "timed_out": 0,
+        "forgotten": 0,
+        "dropped_packets": 0,
+    }
+    (entry,) = shown["admitted"]
     assert 0 < entry.pop("seconds") <= 600
     assert entry == {"address": CLIENT, "door": "ssh", "ports": ["22/tcp"]}
 

@@ -224,9 +224,8 @@ def test_whatever_is_ordered_it_is_understood_or_refused(request: dict[str, Any]
     for read in (lambda: read_open(request, DOORS), lambda: read_close(request)):
         try:
             order = read()
-        except ControlError as error:
-            assert str(error)
-        else:
-            assert len(order.source) in (4, 16)
-            assert order.seconds is None or 0 < order.seconds < 1e9
-            assert order.door in (None, DOORS[0])
+        except ControlError:
+            continue
+        assert len(order.source) in (4, 16)
+        assert order.seconds is None or 0 < order.seconds < 1e9
+        assert order.door in (None, DOORS[0])

@@ -14,11 +14,9 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from .config import LONGEST
 from .control import ControlError
-from .model import Door, PortRange
+from .kernel import Admitted
+from .model import Door
 from .packet import text
-
-Admission = Tuple[bytes, PortRange, str, float]
-"""Source, ports, the door's name, seconds that are left."""
 
 
 class Order(NamedTuple):
@@ -83,7 +81,7 @@ def doors(configured: Iterable[Door]) -> List[Dict[str, Any]]:
     ]
 
 
-def admitted(held: Iterable[Admission]) -> List[Dict[str, Any]]:
+def admitted(held: Iterable[Admitted]) -> List[Dict[str, Any]]:
     """Who is in: one entry for each address and door, the next to leave first."""
     together: Dict[Tuple[bytes, str, float], List[str]] = {}
     for source, ports, door, seconds in held:
