@@ -30,6 +30,7 @@ def test_hup_takes_the_new_doors(walled: Lab) -> None:
     walled.knock(*KNOCKS)
     walled.knock("10041", "10043", "31002")
     walled.opens()
+    daemon.await_log("OPEN SESAME")
     assert daemon.log.count("OPEN SESAME") == 1
     assert "re-reading config file: %s" % daemon.config in daemon.log
 
