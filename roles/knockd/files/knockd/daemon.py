@@ -70,10 +70,10 @@ class Daemon:
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
         self._tracker = Tracker(self._doors, classic=self._settings.classic)
-        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()))
+        self._log.say(self._tracker.guarantee())
         self._capture = Capture(self._selector, bpf.pack(bpf.program(self._doors)), self._on_packets, self._log.say)
         self._follow()
         for name in self._interfaces():
