@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Callable, List, NoReturn
 
-from . import config
+from . import __version__, config
 from .capture import CaptureError
 from .commands import CommandsError
 from .daemon import Daemon, Options
@@ -19,7 +19,6 @@ from .log import Log
 from .model import Door, Settings
 from .sequence import odds
 
-VERSION = "0.1.0"
 DEFAULT_PID_FILE = "/var/run/knockd.pid"
 
 
@@ -48,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("-g", "--logfile", metavar="FILE", help="default: the file's, or standard output in the foreground")
     add("-v", "--verbose", action="store_true", help="show log lines on standard output as well")
     add("-4", "--only-ip-v4", action="store_true", help="ignore IPv6")
-    add("-V", "--version", action="version", version="knockd %s (sesame.knock)" % VERSION)
+    add("-V", "--version", action="version", version="knockd %s (sesame.knock)" % __version__)
     add("--check", action="store_true", help="check the configuration, print warnings, and end")
     return made
 
