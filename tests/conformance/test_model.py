@@ -71,9 +71,10 @@ def check(classic: frozenset[str], chance: random.Random) -> None:
     for _turn in range(3):
         for step in traces.trace(chance, doors).steps:
             now += step.pause
-            packet = Packet(source, TARGET if step.to_target else SERVER, step.protocol, step.port, step.flags)
+            packet = Packet(step.protocol, source, TARGET if step.to_target else SERVER, step.port, step.flags)
             said += lines(tracker.expire(now))
-            said += lines(tracker.observe(now, *packet))
+            protocol, _source, destination, port, flags = packet
+            said += lines(tracker.observe(now, source, destination, protocol, port, flags))
             judge.observe(now, packet)
     said += lines(tracker.expire(now + LONG_AFTER))
     expected = judge.end(now + LONG_AFTER).get(source, [])

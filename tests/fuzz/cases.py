@@ -64,21 +64,24 @@ class Filter:
     """The daemon's filter program, run by the kernel."""
 
     def __init__(self, doors: list[Door]) -> None:
-        self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._reader.setblocking(False)
+        self._sockets = {version: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for version in (4, 6)}
+        for _writer, reader in self._sockets.values():
+            reader.setblocking(False)
         self.use(doors)
 
     def use(self, doors: list[Door]) -> None:
-        code = bpf.pack(bpf.program(doors))
-        buffer = ctypes.create_string_buffer(code, len(code))
-        filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
-        self._reader.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
+        for version, (_writer, reader) in self._sockets.items():
+            code = bpf.pack(bpf.program(doors, version))
+            buffer = ctypes.create_string_buffer(code, len(code))
+            filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
+            reader.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
 
     def passes(self, data: bytes) -> bytes | None:
         """What the daemon would get of this packet; None if nothing."""
-        self._writer.send(data)
+        writer, reader = self._sockets[6 if data[0] >> 4 == 6 else 4]
+        writer.send(data)
         try:
-            return self._reader.recv(65536)
+            return reader.recv(65536)
         except BlockingIOError:
             return None
 
@@ -138,12 +141,12 @@ class Host:
         if passed is None:
             return []
         packet = parse_packet(passed)
-        if packet is None:
-            return []  # a tcp header that is cut short: the filter does not look that far
+        assert packet is not None, "the filter passes what is no knock: %s" % data.hex()
         history = self._history.setdefault(packet.source, [])
         history.append((self.now, packet))
         opened = []
-        for event in self.tracker.observe(self.now, *packet):
+        protocol, sender, destination, port, flags = packet
+        for event in self.tracker.observe(self.now, sender, destination, protocol, port, flags):
             assert event.source == packet.source
             if isinstance(event, Opened):
                 opened.append(event.door.name)
@@ -323,7 +326,8 @@ def check_settings(settings: Settings) -> None:
         said = kernel.comment(door.name)
         assert b'"' not in said and said.decode().isprintable() and len(said) <= kernel.COMMENT_BYTES
         elements.batch(elements.renew(kernel.NAME, [kernel.element(ME_6, ports) for ports in door.open_ports]))
-    assert len(bpf.program(settings.doors)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
+    for version in (4, 6):
+        assert len(bpf.program(settings.doors, version)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
     Tracker(settings.doors).observe(1.0, KNOCKERS[0], ME, TCP, 20113, SYN)
 
 
