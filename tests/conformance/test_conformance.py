@@ -17,7 +17,7 @@ import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class Referee:
                 continue  # how a scan ends is for the tests of number 2
             heard = self._hear(name)
             for source in played.sources:
-                wrong = _compare(heard, source, model.told.get(source, []))
+                wrong = _compare(heard, source, model.told.get(source, []), settles=name == "ours")
                 if not wrong:
                     wrong = _compare_commands(heard, source, exactly=name != "ours")
                 if wrong:
@@ -107,21 +107,28 @@ class Referee:
         return self._heard[name]
 
 
-def _compare(heard: Heard, source: bytes, expected: list[list[Told]]) -> str:
+def _compare(heard: Heard, source: bytes, expected: list[list[Told]], settles: bool) -> str:
     """Compares log lines; those that one packet brings about may come in any order."""
     said = heard.told.get(source, [])
-    if not heard.whole:
-        said = [told for told in said if told.text == "OPEN SESAME"]
-        expected = [[told for told in step if told.text == "OPEN SESAME"] for step in expected]
-    rest, sorted_said = list(said), []
-    for step in expected:
-        sorted_said.append(sorted(rest[: len(step)]))
-        del rest[: len(step)]
-    if sorted_said == expected and not rest:
+    progress = _in_order(said, expected, lambda told: told.text != "OPEN SESAME")
+    opened = _in_order(said, expected, lambda told: told.text == "OPEN SESAME")
+    # With number 2 a door whose sequence is weak opens a little later than its last stage is logged.
+    together = opened and progress if settles else _in_order(said, expected, lambda _told: True)
+    if together if heard.whole else opened:
         return ""
     return "said\n%s\ninstead of\n%s" % (
         *("\n".join("        %s: %s" % told for told in lines) for lines in (said, itertools.chain(*expected))),
     )
+
+
+def _in_order(said: list[Told], expected: list[list[Told]], counts: Callable[[Told], bool]) -> bool:
+    rest = list(filter(counts, said))
+    for step in expected:
+        told = list(filter(counts, step))
+        if sorted(rest[: len(told)]) != told:
+            return False
+        del rest[: len(told)]
+    return not rest
 
 
 def _compare_commands(heard: Heard, source: bytes, exactly: bool) -> str:

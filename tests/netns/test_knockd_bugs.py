@@ -68,7 +68,8 @@ class Knockd:
             self.process = subprocess.Popen(self.lab.server.command(*command), stdout=output, stderr=subprocess.STDOUT)
         self._rivals.append(self.process)
         if ready:
-            eventually(lambda: self.process.poll() is not None or "starting up" in self.log[self._before :])
+            while self.process.poll() is None and "starting up" not in self.log[self._before :]:
+                time.sleep(0.02)  # with 1,000 doors this takes C knockd many seconds
             assert self.process.poll() is None, self.output
 
     def remove(self) -> None:
@@ -405,9 +406,7 @@ def test_17_term_after_a_flood_ends_it(knockd: Knockd) -> None:
 
 def test_18_the_kernel_filters_for_a_thousand_doors(knockd: Knockd) -> None:
     doors = "".join(
-        "[door%d]\nsequence = %d,%d,%d\ntcpflags = syn\nstart_command = true\n"
-        % (number, 20000 + 7 * number, 2000 + 5 * number, 30000 + 3 * number)
-        for number in range(1000)
+        "[door%d]\nsequence = %d\nstart_command = true\n" % (number, 2000 + 7 * number) for number in range(1000)
     )
     knockd.start(doors)
     noise = frame(knockd.lab.mac("eth0"), socket.inet_aton(STRANGER), 1)

@@ -67,7 +67,7 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
-        self._tracker = Tracker(self._doors)
+        self._tracker = Tracker(self._doors, classic=self._settings.classic)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
@@ -238,6 +238,8 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
+            if settings.classic != self._settings.classic:  # other rules: what is in progress begins anew
+                self._tracker = Tracker(settings.doors, classic=settings.classic)
             self._settings = settings
             self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
