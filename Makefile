@@ -3,10 +3,10 @@
 
 JOBS := lint unit netns sanity collection molecule
 
-.PHONY: help site test environment $(JOBS) conformance pins clean
+.PHONY: help site test environment $(JOBS) conformance fuzz test-kernel bench-daemon pins clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 site: environment ## put SSH of a Debian 13 host in Docker behind a knock, and show it
 	@tools/site
@@ -27,6 +27,15 @@ conformance: ## thousands of packet traces beside C knockd, needs root; netns pl
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
+
+fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
+	@tools/fuzz
+
+test-kernel: environment ## the daemon on the kernels of Debian 12 and 13, booted in QEMU
+	@tools/test-kernel
+
+bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables recipe: minutes, needs root
+	@tools/bench-daemon
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

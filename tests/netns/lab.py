@@ -139,7 +139,14 @@ def _setns(descriptor: int) -> None:
 class Daemon:
     """`python3 -m knockd` in a namespace, with a notify socket and a log that can be read."""
 
-    def __init__(self, namespace: Namespace, directory: Path, arguments: tuple[str, ...], config: str) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        arguments: tuple[str, ...],
+        config: str,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.config = directory / "knockd.conf"
         self.write(config)
@@ -158,6 +165,7 @@ class Daemon:
                     "PYTHONPATH": str(PACKAGE),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "NOTIFY_SOCKET": "@" + address[1:],
+                    **(environment or {}),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -288,8 +296,10 @@ class Lab:
         accepted.settimeout(PATIENCE)
         return accepted
 
-    def daemon(self, config: str, *arguments: str, ready: bool = True, interface: str = "eth0") -> Daemon:
-        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config))
+    def daemon(
+        self, config: str, *arguments: str, ready: bool = True, interface: str = "eth0", **environment: str
+    ) -> Daemon:
+        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config, environment))
         if ready:
             daemon.await_ready()
         return daemon

@@ -109,6 +109,14 @@ class Commands:
         elif pair.phase is _Phase.STOPPING:
             pair.again = (stop, door.cmd_timeout)
 
+    def open_pairs(self, now: float) -> List[Tuple[str, str, float]]:
+        """What is open now: address, the door's name, and the seconds until its stop command."""
+        return [
+            (key.address, key.door, pair.deadline - now)
+            for key, pair in self._pairs.items()
+            if pair.phase is _Phase.OPEN and pair.stop
+        ]
+
     def reap(self, now: float) -> None:
         """Takes in the commands that have ended."""
         while True:
@@ -122,7 +130,8 @@ class Commands:
             if pair is None:
                 continue
             if status:
-                self._log.say("%s: command returned %s" % (pair.key.door, _ending(status)))
+                address, door = pair.key.address, pair.key.door
+                self._log.say("%s: command returned %s" % (door, _ending(status)), "error", address, door)
             self._ended(now, pair, failed=bool(status))
 
     def expire(self, now: float) -> None:
@@ -131,7 +140,7 @@ class Commands:
             deadline, key = heapq.heappop(self._deadlines)
             pair = self._pairs.get(key)
             if pair and pair.phase is _Phase.OPEN and pair.deadline == deadline:
-                self._log.door(key.address, "%s: command timeout" % key.door)
+                self._log.door("close", key.address, key.door, "command timeout")
                 self._stop(now, pair)
 
     def next_deadline(self) -> Optional[float]:
@@ -191,7 +200,8 @@ class Commands:
         heapq.heappush(self._deadlines, (deadline, pair.key))
 
     def _run(self, pair: _Pair, command: str) -> bool:
-        self._log.say("%s: running command: %s" % (pair.key.door, command))
+        address, door = pair.key.address, pair.key.door
+        self._log.say("%s: running command: %s" % (door, command), "command", address, door)
         try:
             # A session of its own: what the command leaves running does not get our terminal's signals.
             # Every descriptor of ours is close-on-exec; Python ignores SIGPIPE, commands do not expect that.
@@ -204,7 +214,8 @@ class Commands:
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
             )
         except (OSError, ValueError) as error:  # too long; or with a NUL
-            self._log.say("%s: cannot run the command: %s" % (pair.key.door, getattr(error, "strerror", error)))
+            reason = getattr(error, "strerror", error)
+            self._log.say("%s: cannot run the command: %s" % (door, reason), "error", address, door)
             return False
         self._running[pair.pid] = pair
         return True

@@ -105,6 +105,8 @@ class Settings:
     """Words of CLASSIC."""
     strays: int = 5
     """How many ports that nobody serves a knocker may touch beside its knocks."""
+    control: Optional[str] = None
+    """Path of the socket of knockctl(8), or `none`; None leaves it to systemd, which says where sockets may be."""
     warnings: Tuple[str, ...] = field(default=())
     """Sentences that name the line: inline comments, weak sequences, doors that stay open."""
 

@@ -9,6 +9,7 @@ whose first header is tcp or udp. IPv6 extension headers are not walked: no clie
 
 from __future__ import annotations
 
+import socket
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
@@ -76,3 +77,8 @@ def parse(data: bytes | memoryview) -> Packet | None:
     except (IndexError, StructError):
         return None
     return _new(Packet, (protocol, source, destination, port, flags))
+
+
+def text(address: bytes) -> str:
+    """A packed address as people write it."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
