@@ -139,7 +139,9 @@ def _setns(descriptor: int) -> None:
 class Daemon:
     """`python3 -m knockd` in a namespace, with a notify socket and a log that can be read."""
 
-    def __init__(self, namespace: Namespace, directory: Path, arguments: tuple[str, ...], config: str) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, arguments: tuple[str, ...], config: str, through: tuple[str, ...]
+    ) -> None:
         self.directory = directory
         self.config = directory / "knockd.conf"
         self.write(config)
@@ -152,7 +154,7 @@ class Daemon:
         self.notifications: list[str] = []
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
-                namespace.command(python(), "-m", "knockd", "-c", str(self.config), *arguments),
+                namespace.command(*through, python(), "-m", "knockd", "-c", str(self.config), *arguments),
                 env={
                     "PATH": os.environ["PATH"],
                     "PYTHONPATH": str(PACKAGE),
@@ -288,8 +290,16 @@ class Lab:
         accepted.settimeout(PATIENCE)
         return accepted
 
-    def daemon(self, config: str, *arguments: str, ready: bool = True, interface: str = "eth0") -> Daemon:
-        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config))
+    def daemon(
+        self,
+        config: str,
+        *arguments: str,
+        ready: bool = True,
+        interface: str = "eth0",
+        through: tuple[str, ...] = (),
+    ) -> Daemon:
+        """A daemon; `through` is a command that ends by becoming it."""
+        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config, through))
         if ready:
             daemon.await_ready()
         return daemon

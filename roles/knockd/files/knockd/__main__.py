@@ -70,6 +70,7 @@ def main(arguments: List[str]) -> int:
         print("%s: %d doors, no errors" % (options.config, len(settings.doors)))
         return 0
 
+    occupy_standard_streams()
     # Before the table and the sockets: they belong to the process that makes them.
     started = daemonise() if given.daemon else lambda: None
     log = Log(foreground=not given.daemon, verbose=given.verbose, debug=given.debug)
@@ -95,6 +96,16 @@ def main(arguments: List[str]) -> int:
 def fail(error: Exception) -> int:
     print("knockd: %s" % error, file=sys.stderr)
     return 1
+
+
+def occupy_standard_streams() -> None:
+    """Points the streams that are closed to nowhere: else a socket of ours gets such a number, and is taken for one."""
+    while True:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null > 2:
+            os.close(null)
+            return
+        os.set_inheritable(null, True)
 
 
 def daemonise() -> Callable[[], None]:
