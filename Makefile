@@ -3,10 +3,10 @@
 
 JOBS := lint unit netns sanity collection molecule
 
-.PHONY: help site test environment $(JOBS) fuzz test-kernel pins clean
+.PHONY: help site test environment $(JOBS) fuzz test-kernel bench-daemon pins clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 site: environment ## put SSH of a Debian 13 host in Docker behind a knock, and show it
 	@tools/site
@@ -32,6 +32,9 @@ fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead o
 
 test-kernel: environment ## the daemon on the kernels of Debian 12 and 13, booted in QEMU
 	@tools/test-kernel
+
+bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables recipe: minutes, needs root
+	@tools/bench-daemon
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

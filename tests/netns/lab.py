@@ -140,7 +140,13 @@ class Daemon:
     """`python3 -m knockd` in a namespace, with a notify socket and a log that can be read."""
 
     def __init__(
-        self, namespace: Namespace, directory: Path, arguments: tuple[str, ...], config: str, through: tuple[str, ...]
+        self,
+        namespace: Namespace,
+        directory: Path,
+        arguments: tuple[str, ...],
+        config: str,
+        environment: dict[str, str] | None = None,
+        through: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.config = directory / "knockd.conf"
@@ -160,6 +166,7 @@ class Daemon:
                     "PYTHONPATH": str(PACKAGE),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "NOTIFY_SOCKET": "@" + address[1:],
+                    **(environment or {}),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -297,9 +304,11 @@ class Lab:
         ready: bool = True,
         interface: str = "eth0",
         through: tuple[str, ...] = (),
+        **environment: str,
     ) -> Daemon:
         """A daemon; `through` is a command that ends by becoming it."""
-        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config, through))
+        options = ("-i", interface, *arguments)
+        daemon = self._keep(Daemon(self.server, self.directory, options, config, environment, through))
         if ready:
             daemon.await_ready()
         return daemon

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from typing import Any
 
-from .lab import CLIENT, CLIENT6, KNOCKS, SERVER6, STRANGER, Daemon, Lab, eventually
+import pytest
+
+from .lab import CLIENT, CLIENT6, KNOCKS, SERVER6, STRANGER, Daemon, Lab, eventually, run
 
 DOOR = """
 [options]
@@ -22,6 +26,7 @@ DOOR = """
     cmd_timeout   = {timeout}
     stop_command  = {stop}
 """
+ENTRY = b'[{"address": "198.18.0.9", "door": "job", "start": "x", "stop": "STOP", "deadline": DEADLINE, "timeout": 5}]'
 START, STOP = "echo start %IP% >> DIR/done", "echo stop %IP% >> DIR/done"
 
 
@@ -183,9 +188,129 @@ def test_the_stop_command_is_the_one_of_the_start_also_after_a_reload(lab: Lab) 
     await_done(lab, "start " + CLIENT, "stop " + CLIENT)
 
 
-def test_a_broken_journal_does_not_stop_the_daemon(lab: Lab) -> None:
-    (lab.directory / "open-doors.json").write_text("{")
-    assert "cannot read" in opened(lab, door(600)).log
+def test_a_stop_is_due_also_if_the_daemon_dies_while_start_runs(lab: Lab) -> None:
+    daemon = opened(lab, door(0.5, start=START + "; exec sleep 3"))
+    daemon.kill()
+    lab.daemon(door(0.5))
+    await_done(lab, "start " + CLIENT, "stop " + CLIENT)
+    eventually(lambda: not journal(lab))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"\xff\xfe", b"null", b'"text"', b'{"a": 1}', b"[1]", b"[{}]", b"[" * 100_000),
+        ENTRY.replace(b"DEADLINE", b"NaN"),
+        ENTRY.replace(b"DEADLINE", b"Infinity"),
+        ENTRY.replace(b"DEADLINE", b"1" * 400),
+        ENTRY.replace(b"DEADLINE", b'"soon"'),
+        ENTRY.replace(b"DEADLINE", b"1").replace(b'"STOP"', b"null"),
+        ENTRY.replace(b"DEADLINE", b"1")[:-5],
+    ],
+    ids=lambda content: repr(content[-12:]) + str(len(content)),
+)
+def test_a_broken_journal_does_not_stop_the_daemon_and_is_kept(lab: Lab, content: bytes) -> None:
+    (lab.directory / "open-doors.json").write_bytes(content)
+    log = opened(lab, door(600)).log
+    assert log.count("cannot read") == 1
+    assert "Traceback" not in log
+    kept = lab.directory / "open-doors.json.bad"
+    assert kept.read_bytes() == content
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_broken_entry_does_not_take_the_others_with_it(lab: Lab) -> None:
+    entry = ENTRY.replace(b"DEADLINE", b"1").replace(b"STOP", b"echo stop >> %s/done" % os.fsencode(lab.directory))
+    (lab.directory / "open-doors.json").write_bytes(b"[%s, {}, %s]" % (entry[1:-1], entry[1:-1]))
+    daemon = lab.daemon(door(600))
+    await_done(lab, "stop", "stop")
+    assert "cannot read entry 2 of" in daemon.log
+
+
+def test_a_command_that_cannot_be_run_is_no_trouble(lab: Lab) -> None:
+    daemon = lab.daemon(door(600, start="echo " + 200_000 * "x", stop="echo a\0b"))
+    lab.knock(*KNOCKS)
+    daemon.await_log("job: cannot run the command")
+    lab.knock(*KNOCKS)
+    daemon.await_log("job: cannot run the command: embedded null byte")
+    assert "Traceback" not in daemon.log
+    assert daemon.process.poll() is None
+
+
+def test_a_journal_that_cannot_be_written_is_said_once_and_opens_all_the_same(lab: Lab) -> None:
+    (lab.directory / "open-doors.json.new").mkdir()
+    daemon = opened(lab, door(1))
+    await_done(lab, "start " + CLIENT, "stop " + CLIENT)
+    lab.knock(*KNOCKS)
+    await_done(lab, *["start " + CLIENT, "stop " + CLIENT] * 2)
+    assert daemon.log.count("cannot write") == 1
+
+
+def test_a_full_disk_keeps_no_door_open_and_the_journal_is_back_when_there_is_room(lab: Lab) -> None:
+    disk = lab.directory / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk))
+    try:
+        config = door(1).replace("State_Dir = DIR", "State_Dir = %s" % disk)
+        daemon = lab.daemon(config)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 1024)
+        lab.knock(*KNOCKS)
+        await_done(lab, "start " + CLIENT, "stop " + CLIENT)
+        assert "cannot write %s/open-doors.json: No space left on device" % disk in daemon.log
+        (disk / "filler").unlink()
+        lab.knock(*KNOCKS, source=STRANGER)
+        await_done(lab, "start " + CLIENT, "stop " + CLIENT, "start " + STRANGER)
+        assert [entry["address"] for entry in json.loads((disk / "open-doors.json").read_text())] == [STRANGER]
+        daemon.terminate()
+    finally:
+        run("umount", str(disk))
+
+
+@pytest.mark.parametrize("step", [-1e9, 1e9], ids=["back", "forward"])
+def test_a_clock_step_while_the_daemon_is_away_leaves_a_door_open_for_no_longer(lab: Lab, step: float) -> None:
+    opened(lab, door(2)).kill()
+    path = lab.directory / "open-doors.json"
+    # To the journal a clock that is set back is a deadline far ahead.
+    path.write_text(json.dumps([{**entry, "deadline": entry["deadline"] - step} for entry in journal(lab)]))
+    lab.daemon(door(2))
+    await_done(lab, "start " + CLIENT, "stop " + CLIENT)
+
+
+# Classic = pairs
+
+
+def classic(timeout: float, **commands: str) -> str:
+    return door(timeout, **commands).replace("[options]", "[options]\n    Classic = pairs")
+
+
+def test_with_classic_pairs_each_knock_has_its_own_pair(lab: Lab) -> None:
+    daemon = opened(lab, classic(2))
+    lab.knock(*KNOCKS)
+    eventually(lambda: len(journal(lab)) == 2)
+    await_done(lab, *["start " + CLIENT] * 2, *["stop " + CLIENT] * 2)
+    eventually(lambda: not journal(lab))
+    assert daemon.log.count("command timeout") == 2
+
+
+def test_classic_pairs_outlive_the_daemon_each_for_itself(lab: Lab) -> None:
+    daemon = opened(lab, classic(600))
+    lab.knock(*KNOCKS)
+    await_done(lab, *["start " + CLIENT] * 2)
+    daemon.kill()
+    again = lab.daemon(classic(600))
+    assert len(journal(lab)) == 2
+    assert again.terminate() == 0
+    assert done(lab) == ["start " + CLIENT] * 2 + ["stop " + CLIENT] * 2
+    assert journal(lab) == []
+
+
+def test_classic_pairs_can_be_switched_by_hup(lab: Lab) -> None:
+    daemon = opened(lab, door(600))
+    daemon.reload(classic(600))
+    lab.knock(*KNOCKS)
+    await_done(lab, *["start " + CLIENT] * 2)
 
 
 def test_a_second_daemon_cannot_use_the_same_journal(lab: Lab) -> None:

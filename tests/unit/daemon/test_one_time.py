@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_a_file_without_sequences_has_none(path: Path, content: bytes) -> None:
     assert one_time.supply(str(path)) == one_time.Supply((), 0, ())
     assert one_time.consume(str(path), ONE) == one_time.Supply((), 0, ())
     assert path.read_bytes() == content
+
+
+def test_a_lock_that_somebody_holds_does_not_hang_the_daemon(path: Path) -> None:
+    with open(path, "rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        assert one_time.consume(str(path), ONE).sequence == TWO
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from knockd import bpf
 from knockd.model import Door
-from knockd.packet import TCP, UDP, Packet, parse
+from knockd.packet import TCP, UDP, Packet, frames, parse
 from knockd.sequence import Knock
 
 SYN = 0x02
@@ -50,8 +50,19 @@ def doors(*knocks: tuple[int, str]) -> list[Door]:
     return [Door("d", tuple(Knock(port, protocol) for port, protocol in knocks))]
 
 
-def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int = bpf.PACKET_HOST) -> int:
-    """Interpret the program as Documentation/networking/filter.rst says; the bytes that pass, 0 for none."""
+class Filter:
+    """The two programs for these doors; as in the kernel, each gets what its ethertype says is of its version."""
+
+    def __init__(self, doors: list[Door], elsewhere: Sequence[int] = ()) -> None:
+        self.programs = {version: bpf.program(doors, version, elsewhere) for version in (4, 6)}
+
+    def __call__(self, data: bytes, packet_type: int = bpf.PACKET_HOST, interface: int = 2) -> int:
+        """The bytes that pass, 0 for none; of garbage the more that any of the two lets pass."""
+        return max(run(program, data, packet_type, interface) for program in self.programs.values())
+
+
+def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int, interface: int) -> int:
+    """Interpret the program as Documentation/networking/filter.rst says."""
     a = x = place = 0
 
     def load(offset: int, size: int) -> int:
@@ -76,13 +87,15 @@ def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int = bpf.
             elif code == bpf.JUMP:
                 place += k
             elif code == bpf.LOAD_WORD:
-                a = packet_type if k == bpf.PACKET_TYPE else load(k, 4)
+                a = {bpf.PACKET_TYPE: packet_type, bpf.INTERFACE: interface}[k]
             elif code == bpf.LOAD_HALF:
                 a = load(k, 2)
             elif code == bpf.LOAD_BYTE:
                 a = load(k, 1)
             elif code == bpf.LOAD_HALF_AFTER_X:
                 a = load(x + k, 2)
+            elif code == bpf.LOAD_BYTE_AFTER_X:
+                a = load(x + k, 1)
             elif code == bpf.LOAD_X:
                 x = k
             elif code == bpf.LOAD_X_HEADER_LENGTH:
@@ -102,13 +115,13 @@ def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int = bpf.
 
 @pytest.mark.parametrize("options", range(11))
 def test_an_ipv4_knock_is_read_with_any_options(options: int) -> None:
-    assert parse(ipv4(TCP, 20113, SYN, options)) == Packet(V4, V4_ME, TCP, 20113, SYN)
-    assert parse(ipv4(UDP, 11873, options=options)) == Packet(V4, V4_ME, UDP, 11873, 0)
+    assert parse(ipv4(TCP, 20113, SYN, options)) == Packet(TCP, V4, V4_ME, 20113, SYN)
+    assert parse(ipv4(UDP, 11873, options=options)) == Packet(UDP, V4, V4_ME, 11873, 0)
 
 
 def test_an_ipv6_knock_is_read() -> None:
-    assert parse(ipv6(TCP, 20113, 0x12)) == Packet(V6, V6_ME, TCP, 20113, 0x12)
-    assert parse(memoryview(ipv6(UDP, 11873))) == Packet(V6, V6_ME, UDP, 11873, 0)
+    assert parse(ipv6(TCP, 20113, 0x12)) == Packet(TCP, V6, V6_ME, 20113, 0x12)
+    assert parse(memoryview(ipv6(UDP, 11873))) == Packet(UDP, V6, V6_ME, 11873, 0)
 
 
 def test_a_first_fragment_counts_and_a_later_one_does_not() -> None:
@@ -140,17 +153,17 @@ def test_a_damaged_packet_never_raises(data: bytes, draw: st.DataObject) -> None
 # The filter
 
 PORTS = st.lists(st.tuples(st.integers(1, 65535), st.sampled_from(("tcp", "udp"))), max_size=60)
-EVERY_PORT = bpf.program(doors(*((port, word) for port in range(1, 65536) for word in ("tcp", "udp"))))
+EVERY_PORT = Filter(doors(*((port, word) for port in range(1, 65536) for word in ("tcp", "udp"))))
 
 
 @given(PORTS, st.data())
 def test_the_filter_passes_exactly_the_knocks_of_the_doors(ports: list[tuple[int, str]], draw: st.DataObject) -> None:
-    program = bpf.program(doors(*ports))
+    passes = Filter(doors(*ports))
     near = [port + step for port, _ in ports[:6] for step in (-1, 0, 1) if 0 <= port + step <= 65535]
     for port in near + draw.draw(st.lists(st.integers(0, 65535), max_size=3)):
         for protocol, word in ((TCP, "tcp"), (UDP, "udp")):
             for data in (ipv4(protocol, port), ipv4(protocol, port, options=10), ipv6(protocol, port)):
-                assert bool(run(program, data)) == ((port, word) in ports)
+                assert bool(passes(data)) == ((port, word) in ports)
 
 
 @given(st.binary(max_size=80), st.data())
@@ -159,67 +172,100 @@ def test_the_filter_never_drops_what_would_be_read_as_a_knock(data: bytes, draw:
     packet = parse(data)
     if packet and packet.port:
         word = "tcp" if packet.protocol == TCP else "udp"
-        assert run(bpf.program(doors((packet.port, word))), data) >= min(len(data), 74)
-        assert run(bpf.program(doors((packet.port ^ 1 or 1, word))), data) == 0 or packet.port == 1
+        assert Filter(doors((packet.port, word)))(data) >= min(len(data), 74)
+        assert Filter(doors((packet.port ^ 1 or 1, word)))(data) == 0 or packet.port == 1
     else:
-        # Only a tcp header that is too short gets this far.
-        assert run(EVERY_PORT, data) == 0 or parse(data + bytes(20)) is not None
+        assert EVERY_PORT(data) == 0
+
+
+@given(st.binary(min_size=80, max_size=80), st.sampled_from((0x45, 0x60)))
+def test_what_passes_is_read_from_a_frame_as_it_is_alone(data: bytes, first: int) -> None:
+    data = bytes((first,)) + data[1:6] + draw_protocol(data) + data[7:9] + draw_protocol(data) + data[10:]
+    if EVERY_PORT(data):
+        layout = frames(first >> 4, 80, 256)
+        (fields,) = layout.iter_unpack(bytes(80) + data + bytes(96))
+        packet = parse(data)
+        assert packet is not None
+        assert fields[:4] == packet[:4]
+        assert packet.protocol == UDP or fields == packet
+
+
+def draw_protocol(data: bytes) -> bytes:
+    """Most often one that passes."""
+    return bytes((TCP, UDP, data[0])[data[1] % 3 :][:1])
+
+
+def test_frames_that_the_host_takes_up_elsewhere_do_not_pass() -> None:
+    passes = Filter(doors((20113, "tcp")), elsewhere=(5, 7))
+    assert [bool(passes(ipv4(TCP, 20113), interface=index)) for index in (2, 5, 6, 7)] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("packet_type", [1, 2, 3, 4, 5, 6])  # broadcast, multicast, others', outgoing, loopback, user
 def test_frames_that_are_not_for_this_host_do_not_pass(packet_type: int) -> None:
-    program = bpf.program(doors((20113, "tcp")))
-    assert run(program, ipv4(TCP, 20113)) == bpf.SNAP
-    assert run(program, ipv4(TCP, 20113), packet_type) == 0
+    passes = Filter(doors((20113, "tcp")))
+    assert passes(ipv4(TCP, 20113)) == bpf.SNAP
+    assert passes(ipv4(TCP, 20113), packet_type) == 0
 
 
 def test_what_passes_is_long_enough_for_all_that_is_read() -> None:
     longest = ipv4(TCP, 20113, options=10) + bytes(1000)
-    assert parse(longest[: run(bpf.program(doors((20113, "tcp"))), longest)]) == parse(longest)
+    assert parse(longest[: Filter(doors((20113, "tcp")))(longest)]) == parse(longest)
 
 
 def test_no_doors_let_nothing_pass() -> None:
-    assert run(bpf.program([]), ipv4(TCP, 20113)) == 0
-    assert run(bpf.program([Door("used up", ())]), ipv6(UDP, 20113)) == 0
+    assert Filter([])(ipv4(TCP, 20113)) == 0
+    assert Filter([Door("used up", ())])(ipv6(UDP, 20113)) == 0
 
 
 def test_a_thousand_ports_are_filtered_exactly() -> None:
     ports = random.Random(1).sample(range(1, 65536), 1000)
     tcp, udp = set(ports[:600]), set(ports[600:])
-    program = bpf.program(doors(*((port, "tcp") for port in tcp), *((port, "udp") for port in udp)))
-    assert len(program) <= 4096  # BPF_MAXINSNS
+    passes = Filter(doors(*((port, "tcp") for port in tcp), *((port, "udp") for port in udp)))
+    assert all(len(program) <= 4096 for program in passes.programs.values())  # BPF_MAXINSNS
     for port in {*ports, *range(0, 65536, 64)}:
-        assert bool(run(program, ipv4(TCP, port))) == (port in tcp)
-        assert bool(run(program, ipv6(UDP, port))) == (port in udp)
+        assert bool(passes(ipv4(TCP, port))) == (port in tcp)
+        assert bool(passes(ipv6(UDP, port))) == (port in udp)
 
 
 def test_ports_in_a_row_cost_one_range() -> None:
-    program = bpf.program(doors(*((port, "udp") for port in range(1024, 60000))))
-    assert len(program) == len(bpf.program([])) + 2
-    assert [bool(run(program, ipv6(UDP, port))) for port in (1023, 1024, 59999, 60000)] == [False, True, True, False]
+    passes = Filter(doors(*((port, "udp") for port in range(1024, 60000))))
+    assert len(passes.programs[6]) == len(bpf.program([], 6)) + 2
+    assert [bool(passes(ipv6(UDP, port))) for port in (1023, 1024, 59999, 60000)] == [False, True, True, False]
 
 
 def test_beyond_what_fits_more_passes_and_nothing_is_lost() -> None:
     ports = random.Random(2).sample(range(1, 65536), 5000)
-    program = bpf.program(doors(*((port, "tcp") for port in ports)))
-    assert len(program) <= 4096
-    assert all(run(program, ipv4(TCP, port)) for port in ports[::5])
-    assert sum(bool(run(program, ipv4(TCP, port))) for port in range(1, 65536, 64)) < 1024 * 2 / 3
-    assert not run(program, ipv4(UDP, ports[0]))
+    passes = Filter(doors(*((port, "tcp") for port in ports)))
+    assert all(len(program) <= 4096 for program in passes.programs.values())
+    assert all(passes(ipv4(TCP, port)) for port in ports[::5])
+    assert sum(bool(passes(ipv4(TCP, port))) for port in range(1, 65536, 64)) < 1024 * 2 / 3
+    assert not passes(ipv4(UDP, ports[0]))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_coarser_programs_pass_what_the_exact_one_passes_and_become_small() -> None:
+    ports = random.Random(3).sample(range(1, 65536), 2000)
+    wanted = doors(*((port, "tcp") for port in ports[:1000]), *((port, "udp") for port in ports[1000:]))
+    sizes = []
+    for program in bpf.programs(wanted, 4):
+        sizes.append(len(program))
+        assert all(run(program, ipv4(TCP, port), bpf.PACKET_HOST, 2) for port in ports[:1000:10])
+        assert all(run(program, ipv4(UDP, port), bpf.PACKET_HOST, 2) for port in ports[1000::10])
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 40
+
+
 @pytest.mark.parametrize("wide", [1, 2])
-def test_the_kernel_takes_the_largest_program_within_a_small_optmem(wide: int) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_kernel_takes_the_largest_program_within_a_small_optmem(version: int, wide: int) -> None:
     ports = [port + step for port in range(1, 60001, 60) for step in range(wide)]
-    code = bpf.pack(bpf.program(doors(*((port, "tcp") for port in ports))))
-    assert len(code) % 8 == 0
-    buffer = ctypes.create_string_buffer(code, len(code))
-    filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
-        target.setsockopt(socket.SOL_SOCKET, 26, filter_program)  # SO_ATTACH_FILTER
-        # The kernel charges its own form of the program, with two instructions for a jump that has two targets or
-        # for a return, against net.core.optmem_max: 20,480 bytes on Debian 12.
-        programmed = bpf.program(doors(*((port, "tcp") for port in ports)))
-        charged = sum(2 if code == bpf.RETURN or (yes and no) else 1 for code, yes, no, _ in programmed)
-        assert 8 * charged < 20480 - 1000
+    program = bpf.program(doors(*((port, "tcp") for port in ports)), version, elsewhere=range(2, 6))
+    # The kernel charges its own form of the program, with two instructions for a jump that has two targets or
+    # for a return, against net.core.optmem_max: 20,480 bytes on Debian 12.
+    charged = sum(2 if code == bpf.RETURN or (yes and no) else 1 for code, yes, no, _ in program)
+    assert 8 * charged < 20480 - 1000
+    if sys.platform == "linux":
+        code = bpf.pack(program)
+        buffer = ctypes.create_string_buffer(code, len(code))
+        filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
+            target.setsockopt(socket.SOL_SOCKET, 26, filter_program)  # SO_ATTACH_FILTER

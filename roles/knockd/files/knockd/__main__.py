@@ -10,14 +10,15 @@ import os
 import sys
 from typing import Callable, List, NoReturn
 
-from . import config
+from . import __version__, config
 from .capture import CaptureError
 from .commands import CommandsError
 from .daemon import Daemon, Options
 from .kernel import KernelError
 from .log import Log
+from .model import Door, Settings
+from .sequence import odds
 
-VERSION = "0.1.0"
 DEFAULT_PID_FILE = "/var/run/knockd.pid"
 
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("-g", "--logfile", metavar="FILE", help="default: the file's, or standard output in the foreground")
     add("-v", "--verbose", action="store_true", help="show log lines on standard output as well")
     add("-4", "--only-ip-v4", action="store_true", help="ignore IPv6")
-    add("-V", "--version", action="version", version="knockd %s (sesame.knock)" % VERSION)
+    add("-V", "--version", action="version", version="knockd %s (sesame.knock)" % __version__)
     add("--check", action="store_true", help="check the configuration, print warnings, and end")
     return made
 
@@ -68,6 +69,9 @@ def main(arguments: List[str]) -> int:
         print("knockd: warning: %s" % warning, file=sys.stderr)
     if given.check:
         print("%s: %d doors, no errors" % (options.config, len(settings.doors)))
+        for door in settings.doors:
+            if door.sequence:
+                print("%s: %s" % (door.name, odds_of(door, settings)))
         return 0
 
     occupy_standard_streams()
@@ -91,6 +95,18 @@ def main(arguments: List[str]) -> int:
     if given.daemon:
         remove(pid_file)
     return 0
+
+
+def odds_of(door: Door, settings: Settings) -> str:
+    """What a blind scanner's chances are, without the sequence: with the count of strays, if that is on, and without."""
+    classic = odds(door.sequence, None)
+    if "scans" in settings.classic:
+        return classic
+    return "%s; without the count of stray ports (at most %d): %s" % (
+        odds(door.sequence, settings.strays),
+        settings.strays,
+        classic,
+    )
 
 
 def fail(error: Exception) -> int:

@@ -5,8 +5,9 @@
 
 The program is classic BPF (linux/filter.h) for an AF_PACKET socket of type SOCK_DGRAM, where byte 0 is the first of
 the IP header. It lets pass frames for this host (not what we send, nor what a bridge floods by), tcp and udp, first
-fragments, and destination ports of the doors: up to MAX_RANGES separate ports, or runs of neighbouring ports, exactly.
-Beyond that the nearest ports are joined to ranges: more passes than needed, never less, and the tracker looks anyway.
+fragments, whole headers, and destination ports of the doors: up to MAX_RANGES separate ports, or runs of neighbouring
+ports, exactly. Beyond that, or where the kernel has no room for so many, the nearest ports are joined to ranges: more
+passes than needed, never less, and the tracker looks anyway.
 
 Ports are found by a binary search tree with leaves of LEAF ranges in a row: a row of plain comparisons is what the
 kernel stores in the fewest bytes, so that MAX_RANGES ranges stay below Debian 12's net.core.optmem_max of 20,480
@@ -15,7 +16,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from struct import Struct
 
 from .model import Door
@@ -32,11 +33,11 @@ SNAP = 80
 """Bytes of a packet that pass: the longest IPv4 header, 60, and a tcp header without options."""
 
 # linux/bpf_common.h, linux/filter.h
-LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X = 0x20, 0x28, 0x30, 0x48
+LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X, LOAD_BYTE_AFTER_X = 0x20, 0x28, 0x30, 0x48, 0x50
 LOAD_X, LOAD_X_HEADER_LENGTH, X_TO_A, SHIFT_RIGHT = 0x01, 0xB1, 0x87, 0x74
 JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_BITS = 0x05, 0x15, 0x25, 0x35, 0x45
 RETURN = 0x06
-PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+PACKET_TYPE, INTERFACE = 0xFFFFF000 + 4, 0xFFFFF000 + 8  # SKF_AD_OFF + SKF_AD_PKTTYPE, SKF_AD_IFINDEX
 PACKET_HOST = 0  # linux/if_packet.h
 LONGEST_JUMP = 255  # of a conditional jump
 
@@ -45,39 +46,43 @@ _DROP: Instruction = (RETURN, 0, 0, 0)
 _SOCK_FILTER = Struct("=HBBI")
 
 
-def program(doors: Iterable[Door]) -> list[Instruction]:
-    """Make the program that lets packets to these doors' ports pass, cut after SNAP bytes."""
-    ranges = _joined(_ranges(doors))
+def program(
+    doors: Iterable[Door], version: int, elsewhere: Iterable[int] = (), most: int = MAX_RANGES
+) -> list[Instruction]:
+    """Make the program that lets packets of this IP version to these doors' ports pass, cut after SNAP bytes.
+
+    Frames that the host takes up on one of the interfaces `elsewhere` (their indices) do not pass. At most `most`
+    ranges of ports are told apart.
+    """
+    ranges = _joined(_ranges(doors), most)
     tcp, udp = _tree(ranges["tcp"]), _tree(ranges["udp"])
-    # Jumps count from the next instruction; those that give up lead to the _DROP that ends the head.
-    head: list[Instruction] = [
+    return [
         (LOAD_WORD, 0, 0, PACKET_TYPE),
-        (JUMP_EQUAL, 0, 19, PACKET_HOST),
+        *_must(JUMP_EQUAL, PACKET_HOST),
+        (LOAD_WORD, 0, 0, INTERFACE),
+        *(instruction for index in elsewhere for instruction in _must_not(JUMP_EQUAL, index)),
         (LOAD_BYTE, 0, 0, 0),
         (SHIFT_RIGHT, 0, 0, 4),
-        (JUMP_EQUAL, 0, 7, 4),
-        # IPv4
-        (LOAD_HALF, 0, 0, 6),
-        (JUMP_BITS, 14, 0, 0x1FFF),  # a fragment offset
-        (LOAD_X_HEADER_LENGTH, 0, 0, 0),
-        (X_TO_A, 0, 0, 0),
-        (JUMP_GREATER_EQUAL, 0, 11, 20),
-        (LOAD_BYTE, 0, 0, 9),
-        (JUMP, 0, 0, 3),
-        # IPv6
-        (JUMP_EQUAL, 0, 8, 6),
-        (LOAD_X, 0, 0, 40),
-        (LOAD_BYTE, 0, 0, 6),
-        # A is the protocol, X says where its header begins
-        (JUMP_EQUAL, 0, 2, TCP),
+        *_must(JUMP_EQUAL, version),
+        *(_IPV4 if version == 4 else _IPV6),
+        # A is the protocol, X says where its header begins.
+        (JUMP_EQUAL, 1, 0, TCP),
+        (JUMP, 0, 0, 2 + len(tcp)),
+        (LOAD_BYTE_AFTER_X, 0, 0, 13),  # what is too short to have flags does not pass
         (LOAD_HALF_AFTER_X, 0, 0, 2),
-        (JUMP, 0, 0, 4),
-        (JUMP_EQUAL, 0, 2, UDP),
+        *tcp,
+        *_must(JUMP_EQUAL, UDP),
         (LOAD_HALF_AFTER_X, 0, 0, 2),
-        (JUMP, 0, 0, 1 + len(tcp)),
-        _DROP,
+        *udp,
     ]
-    return head + tcp + udp
+
+
+def programs(doors: Collection[Door], version: int, elsewhere: Iterable[int] = ()) -> Iterator[list[Instruction]]:
+    """Make programs from exact to coarse, for a kernel that has no room for the first: each passes what it must."""
+    most = MAX_RANGES
+    while most:
+        yield program(doors, version, elsewhere, most)
+        most //= 2
 
 
 def pack(instructions: Iterable[Instruction]) -> bytes:
@@ -102,9 +107,30 @@ def _ranges(doors: Iterable[Door]) -> dict[str, list[Range]]:
     return runs
 
 
-def _joined(ranges: dict[str, list[Range]]) -> dict[str, list[Range]]:
-    """Join ranges across the smallest gaps until at most MAX_RANGES are left."""
-    surplus = sum(map(len, ranges.values())) - MAX_RANGES
+def _must(code: int, constant: int) -> list[Instruction]:
+    """Drop the packet unless A compares."""
+    return [(code, 1, 0, constant), _DROP]
+
+
+def _must_not(code: int, constant: int) -> list[Instruction]:
+    """Drop the packet if A compares."""
+    return [(code, 0, 1, constant), _DROP]
+
+
+_IPV4 = [
+    (LOAD_HALF, 0, 0, 6),
+    *_must_not(JUMP_BITS, 0x1FFF),  # a fragment offset
+    (LOAD_X_HEADER_LENGTH, 0, 0, 0),
+    (X_TO_A, 0, 0, 0),
+    *_must(JUMP_GREATER_EQUAL, 20),
+    (LOAD_BYTE, 0, 0, 9),
+]
+_IPV6: list[Instruction] = [(LOAD_X, 0, 0, 40), (LOAD_BYTE, 0, 0, 6)]
+
+
+def _joined(ranges: dict[str, list[Range]], most: int) -> dict[str, list[Range]]:
+    """Join ranges across the smallest gaps until at most `most` are left, or one for each protocol."""
+    surplus = sum(map(len, ranges.values())) - most
     if surplus <= 0:
         return ranges
     gaps = sorted(

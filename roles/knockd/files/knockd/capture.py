@@ -1,40 +1,58 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Interfaces to packets: AF_PACKET sockets whose kernel filter lets nothing pass but knocks."""
+"""Interfaces to packets: which sockets there are, and which kind of each.
+
+There is one socket for each interface and IP version. While little comes, it is a plain one, which costs no memory.
+When more comes than is read, one with a ring takes over, until it is quiet again.
+
+What counts as quiet is far below what counts as loaded, so that a steady load does not change sockets to and fro.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import selectors
-import socket
-import struct
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple
+import time
+from functools import partial
+from typing import Callable, Collection, Dict, Iterable, List, Optional, Set
 
-from .bpf import SNAP
-from .links import Links
+from . import bpf
+from .links import ANY, Links
+from .model import Door
+from .packet import Packet
+from .tap import BATCH, Tap
 
-ETH_P_ALL = 0x0003  # linux/if_ether.h
-SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h, kernel 4.20
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+LOADED = 4
+"""Turns in a row that left packets waiting, when a ring takes over."""
+QUIET = BATCH
+"""Packets within LULL, when a plain socket takes over again."""
+LULL = 2.0
+"""Seconds."""
 
-RECEIVE_BUFFER = 16 << 20
-"""Bytes; what a flood may queue while the daemon does something else."""
-BATCH = 4096
-"""Packets that are read from one interface before others have their turn."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_DEAF = bpf.pack([(bpf.RETURN, 0, 0, 0)])
 
 
 class CaptureError(Exception):
     """The kernel does not let us listen; the message says why."""
 
 
-class _Tap(NamedTuple):
-    interface: int
-    socket: socket.socket
+class _Line:
+    """What is heard on one interface in one IP version."""
+
+    def __init__(self, interface: int, version: int) -> None:
+        self.interface = interface
+        self.version = version
+        self.elsewhere: Set[int] = set()
+        """The other interfaces that are listened on: what is taken up there is not heard here too."""
+        self.taps: List[Tap] = []
+        """The last one receives; one before it has been relieved, and is read first, until it is drained."""
+        self.group: Optional[int] = None
+        self.overrun = 0
+        """Turns in a row that left packets waiting."""
+        self.checked = (0.0, 0)
+        """When the packets of a ring were counted, and how many they were."""
+        self.program = b""
 
 
 class Capture:
@@ -43,98 +61,205 @@ class Capture:
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        program: bytes,
-        on_packets: Callable[[socket.socket], None],
+        doors: Collection[Door],
+        on_packets: Callable[[Iterable[Packet]], None],
         say: Callable[[str], None],
+        versions: Iterable[int] = (4, 6),
     ) -> None:
         self._selector = selector
-        self._program = program
+        self._doors = doors
         self._on_packets = on_packets
         self._say = say
-        self._taps: Dict[str, _Tap] = {}
+        self._versions = tuple(versions)
+        self._lines: Dict[str, List[_Line]] = {}
+        self._dropped = 0
+        self._rings = True
+        self._coarse = False
 
     def follow(self, names: Iterable[str], links: Links) -> None:
-        """Makes the sockets agree with the interfaces that `links` knows now."""
+        """Makes the sockets agree with the interfaces that `links` knows now. Raises CaptureError."""
         wanted = {name: links.index(name) for name in names}
-        for name, tap in list(self._taps.items()):
+        if ANY in wanted:
+            wanted = {ANY: 0}
+        for name, lines in list(self._lines.items()):
             # A new interface of the old name has another index: the old socket stays deaf.
-            if wanted.get(name) != tap.interface:
+            if wanted.get(name) != lines[0].interface:
                 self._close(name)
                 if name in wanted:
                     self._say("%s: gone, waiting for it to come back" % name)
+        indices = {index for index in wanted.values() if index is not None}
+        for lines in self._lines.values():
+            for line in lines:
+                if line.elsewhere != indices - {line.interface}:
+                    line.elsewhere = indices - {line.interface}
+                    self._filter(line)
         for name, index in wanted.items():
-            if index is not None and name not in self._taps:
-                self._open(name, index)
+            if index is not None and name not in self._lines:
+                self._open(name, index, indices - {index})
 
     def listening(self) -> List[str]:
         """The names of the interfaces that are listened on now."""
-        return sorted(self._taps)
+        return sorted(self._lines)
 
-    def set_filter(self, program: bytes) -> None:
-        """Swaps the kernel filter; packets that are queued already stay."""
-        self._program = program
-        for tap in self._taps.values():
-            self._attach_filter(tap.socket)
+    def set_doors(self, doors: Collection[Door]) -> None:
+        """Listens to the ports of these doors from now on; packets that wait already stay. Raises CaptureError."""
+        self._doors = doors
+        for line in self._every_line():
+            self._filter(line)
+
+    def drops(self) -> int:
+        """How many packets to the doors' ports the kernel dropped since the start, because too many waited."""
+        self._dropped += sum(tap.drops() for line in self._every_line() for tap in line.taps)
+        return self._dropped
+
+    def next_deadline(self) -> Optional[float]:
+        """When `on_time` has something to do; None while all sockets are plain ones."""
+        deadlines = []
+        for line in self._every_line():
+            if len(line.taps) > 1:
+                return 0.0
+            if line.taps[0].has_ring:
+                deadlines.append(line.checked[0] + LULL)
+        return min(deadlines, default=None)
+
+    def on_time(self, now: float) -> None:
+        """Reads relieved sockets to their end, and gives back rings that are not needed any more."""
+        for line in self._every_line():
+            if len(line.taps) > 1:
+                self._read(line, line.taps[0])
+            elif line.taps[0].has_ring and now >= line.checked[0] + LULL:
+                received = line.taps[0].received
+                if received - line.checked[1] < QUIET:
+                    self._change(line, ring=False)
+                else:
+                    line.checked = (now, received)
 
     def close(self) -> None:
-        for name in list(self._taps):
+        for name in list(self._lines):
             self._close(name)
 
-    @staticmethod
-    def packets(tap: socket.socket) -> Iterator[bytes]:
-        """The packets that wait in this socket, from their IP header on, at most BATCH."""
-        receive = tap.recv
-        try:
-            for _turn in range(BATCH):
-                yield receive(SNAP)
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            # Told once when the interface goes down; the kernel re-attaches the socket when it comes up.
-            if error.errno not in (errno.ENETDOWN, errno.ENXIO, errno.ENODEV):
-                raise
+    # One interface.
 
-    def _open(self, name: str, index: int) -> None:
-        # Protocol 0 receives nothing: no packet is queued before the filter is attached and bind names the protocol.
-        tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+    def _every_line(self) -> List[_Line]:
+        return [line for lines in self._lines.values() for line in lines]
+
+    def _open(self, name: str, index: int, elsewhere: Set[int]) -> None:
+        lines: List[_Line] = []
+        self._lines[name] = lines
         try:
-            try:
-                tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            except PermissionError:
-                tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            try:
-                tap.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            except OSError:
-                pass  # an older kernel: the filter drops them
-            self._attach_filter(tap)
-            _bind(tap, index)
+            for version in self._versions:
+                line = _Line(index, version)
+                line.elsewhere = elsewhere
+                tap = Tap(index, version)
+                line.taps.append(tap)
+                lines.append(line)
+                self._selector.register(tap, selectors.EVENT_READ, partial(self._read, line))
+                self._filter(line)
+                tap.bind()
+                line.group = _found(tap)
         except OSError as error:
-            tap.close()
-            if error.errno in (errno.ENODEV, errno.ENXIO):
-                return  # it went away meanwhile; links will tell when it is back
-            raise CaptureError("cannot listen on %s: %s" % (name, error.strerror)) from error
-        self._taps[name] = _Tap(index, tap)
-        self._selector.register(tap, selectors.EVENT_READ, self._on_packets)
+            self._close(name)
+            # Otherwise it went away meanwhile; links will tell when it is back.
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
+                raise CaptureError("cannot listen on %s: %s" % (name, error.strerror)) from error
 
     def _close(self, name: str) -> None:
-        tap = self._taps.pop(name)
-        self._selector.unregister(tap.socket)
-        tap.socket.close()
+        for line in self._lines.pop(name):
+            while line.taps:
+                self._drop(line)
 
-    def _attach_filter(self, tap: socket.socket) -> None:
-        code = ctypes.create_string_buffer(self._program, len(self._program))
-        fprog = struct.pack("HP", len(self._program) // 8, ctypes.addressof(code))  # struct sock_fprog
+    def _drop(self, line: _Line) -> None:
+        """Closes the line's oldest socket."""
+        tap = line.taps.pop(0)
+        self._dropped += tap.drops()
+        self._selector.unregister(tap)
+        tap.close()
+
+    def _read(self, line: _Line, _tap: Tap) -> None:
+        if not line.taps:
+            return  # closed by what was handled before it in this turn: its interface is gone
+        tap = line.taps[0]
+        self._on_packets(tap.packets())
+        if len(line.taps) > 1:
+            if tap.drained:
+                self._drop(line)
+            return
+        line.overrun = 0 if tap.drained else line.overrun + 1
+        if line.overrun >= LOADED and self._rings and not tap.has_ring:
+            self._change(line, ring=True)
+
+    # One socket after the other.
+
+    def _filter(self, line: _Line) -> None:
+        """Gives the line the most exact filter for which the kernel has room."""
+        exact = True
+        for instructions in bpf.programs(self._doors, line.version, line.elsewhere):
+            program = bpf.pack(instructions)
+            if self._swap(line, program):
+                line.program = program
+                break
+            exact = False
+        else:
+            raise CaptureError("the kernel has no room for a packet filter; raise net.core.optmem_max")
+        if not exact and not self._coarse:
+            self._say("the kernel's filter is coarse: more packets pass than need to; raise net.core.optmem_max")
+        self._coarse = not exact
+
+    def _swap(self, line: _Line, program: bytes) -> bool:
+        """Whether the kernel has room for this filter: beside the old one here, or at a new socket."""
         try:
-            tap.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+            try:
+                line.taps[-1].filter(program)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or not line.program or len(line.taps) > 1:
+                    raise
+                self._relieve(line, program)
         except OSError as error:
-            cure = "; raise net.core.optmem_max" if error.errno == errno.ENOMEM else ""
-            raise CaptureError("the kernel refuses the packet filter: %s%s" % (error.strerror, cure)) from error
+            if error.errno != errno.ENOMEM:
+                raise CaptureError("the kernel refuses the packet filter: %s" % error.strerror) from error
+            return False
+        return True
+
+    def _change(self, line: _Line, ring: bool) -> None:
+        """Goes on with a socket of the other kind, if there is memory for it."""
+        try:
+            self._relieve(line, line.program, ring)
+        except OSError as error:
+            self._rings = False
+            self._say("no memory is shared with the kernel: %s" % error.strerror)
+
+    def _relieve(self, line: _Line, program: bytes, ring: bool = False) -> None:
+        """A new socket takes over: not one packet is lost, and none comes twice. Raises OSError."""
+        old, new = line.taps[0], Tap(line.interface, line.version)
+        try:
+            if ring:
+                new.map_ring()
+            new.filter(_DEAF)  # until the group gives it its share of the packets, which is none yet
+            new.bind()
+            try:
+                group = old.found() if line.group is None else line.group
+                old.steer(0)
+                new.join(group)
+            except OSError:  # the interface is down, on a kernel before 6.13: nothing comes that could be lost
+                group = None
+                new.filter(program)
+                old.filter(_DEAF)
+            else:
+                new.filter(program)
+                old.steer(1)
+        except OSError:
+            new.close()
+            raise
+        line.group = group
+        line.overrun = 0
+        line.checked = (time.monotonic(), 0)
+        line.taps.append(new)
+        self._selector.register(new, selectors.EVENT_READ, partial(self._read, line))
 
 
-def _bind(tap: socket.socket, index: int) -> None:
-    """bind(2) by index, 0 for all interfaces: Python's own takes a name, and none stands for all."""
-    # struct sockaddr_ll
-    address = struct.pack("=HHiHBB8x", socket.AF_PACKET, socket.htons(ETH_P_ALL), index, 0, 0, 0)
-    if _libc.bind(tap.fileno(), address, len(address)):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _found(tap: Tap) -> Optional[int]:
+    """The number of the tap's group; None while its interface is down, on a kernel before 6.13."""
+    try:
+        return tap.found()
+    except OSError:
+        return None

@@ -5,20 +5,24 @@
 
 A pair goes through three phases: its start command runs, it is open until a deadline, its stop command runs. The phases
 follow each other, so the two commands never run at the same time, and a knock while a pair is open only extends it.
-Unless its start command has failed: then the knocker is still outside, and the whole pair runs anew.
+Unless its start command has failed: then the knocker is still outside, and the whole pair runs anew. With the option
+Classic = pairs each completed knock has a pair of its own, which knows nothing of the others, as in C knockd.
 """
 
 from __future__ import annotations
 
 import fcntl
 import heapq
+import itertools
 import json
+import math
 import os
+import shutil
 import signal
 import socket
 import time
 from enum import Enum
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .log import Log
 from .model import Door
@@ -44,6 +48,8 @@ class _Key(NamedTuple):
     address: str
     door: str
     start: str
+    number: int = 0
+    """Tells pairs apart that are open side by side, with Classic = pairs."""
 
 
 class _Pair:
@@ -71,14 +77,17 @@ class Commands:
         self._running: Dict[int, _Pair] = {}
         self._deadlines: List[Tuple[float, _Key]] = []
         self._journal: Optional[_Journal] = None
+        self._numbers = itertools.count(1)
         self._finishing = False
+        self.classic = False
+        """Whether each completed knock has a pair of its own (Classic = pairs)."""
 
     def recover(self, now: float, directory: str) -> None:
         """Takes over what an earlier daemon has left open: overdue stop commands run with the next `expire`."""
         self._journal = _Journal(directory, self._log)
         for key, stop, remaining, timeout in self._journal.read():
             # A clock that was set back must not keep a door open for longer than it was meant to be.
-            self._wait(_Pair(key, stop, timeout), now + min(max(remaining, 0.0), timeout))
+            self._wait(_Pair(self._unused(key), stop, timeout), now + min(max(remaining, 0.0), timeout))
 
     def open(self, now: float, source: bytes, door: Door) -> None:
         """A knocker has completed a command door."""
@@ -88,8 +97,8 @@ class Commands:
             return
         key = _Key(address, door.name, start)
         pair = self._pairs.get(key)
-        if pair is None:
-            self._start(now, _Pair(key, stop, door.cmd_timeout))
+        if pair is None or self.classic:
+            self._start(now, _Pair(self._unused(key), stop, door.cmd_timeout))
         elif pair.phase is _Phase.OPEN and pair.failed:
             pair.again = (stop, door.cmd_timeout)
             self._stop(now, pair)
@@ -99,6 +108,14 @@ class Commands:
             self._write_journal(now)
         elif pair.phase is _Phase.STOPPING:
             pair.again = (stop, door.cmd_timeout)
+
+    def open_pairs(self, now: float) -> List[Tuple[str, str, float]]:
+        """What is open now: address, the door's name, and the seconds until its stop command."""
+        return [
+            (key.address, key.door, pair.deadline - now)
+            for key, pair in self._pairs.items()
+            if pair.phase is _Phase.OPEN and pair.stop
+        ]
 
     def reap(self, now: float) -> None:
         """Takes in the commands that have ended."""
@@ -113,9 +130,9 @@ class Commands:
             if pair is None:
                 continue
             if status:
-                self._log.say("%s: command returned %s" % (pair.key.door, _ending(status)))
-                pair.failed = pair.failed or pair.phase is _Phase.STARTING
-            self._ended(now, pair)
+                address, door = pair.key.address, pair.key.door
+                self._log.say("%s: command returned %s" % (door, _ending(status)), "error", address, door)
+            self._ended(now, pair, failed=bool(status))
 
     def expire(self, now: float) -> None:
         """Runs the stop commands whose time has come."""
@@ -123,7 +140,7 @@ class Commands:
             deadline, key = heapq.heappop(self._deadlines)
             pair = self._pairs.get(key)
             if pair and pair.phase is _Phase.OPEN and pair.deadline == deadline:
-                self._log.door(key.address, "%s: command timeout" % key.door)
+                self._log.door("close", key.address, key.door, "command timeout")
                 self._stop(now, pair)
 
     def next_deadline(self) -> Optional[float]:
@@ -154,16 +171,20 @@ class Commands:
             pair.deadline = now + pair.timeout
             self._write_journal(now)
         if not self._run(pair, pair.key.start):
-            self._ended(now, pair)
+            self._ended(now, pair, failed=True)
+
+    def _unused(self, key: _Key) -> _Key:
+        return key._replace(number=next(self._numbers)) if key in self._pairs else key
 
     def _stop(self, now: float, pair: _Pair) -> None:
         pair.phase = _Phase.STOPPING
         if not self._run(pair, pair.stop or ""):
             self._wait(pair, now + RETRY)
 
-    def _ended(self, now: float, pair: _Pair) -> None:
+    def _ended(self, now: float, pair: _Pair, failed: bool) -> None:
         if pair.phase is _Phase.STARTING and pair.stop:
             # Also after a failure: a start command may have done half of its work.
+            pair.failed = failed
             self._wait(pair, now if self._finishing else now + pair.timeout)
         else:
             del self._pairs[pair.key]
@@ -179,7 +200,8 @@ class Commands:
         heapq.heappush(self._deadlines, (deadline, pair.key))
 
     def _run(self, pair: _Pair, command: str) -> bool:
-        self._log.say("%s: running command: %s" % (pair.key.door, command))
+        address, door = pair.key.address, pair.key.door
+        self._log.say("%s: running command: %s" % (door, command), "command", address, door)
         try:
             # A session of its own: what the command leaves running does not get our terminal's signals.
             # Every descriptor of ours is close-on-exec; Python ignores SIGPIPE, commands do not expect that.
@@ -191,9 +213,9 @@ class Commands:
                 setsigdef=[signal.SIGPIPE],
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
             )
-        except OSError as error:
-            self._log.say("%s: cannot run the command: %s" % (pair.key.door, error.strerror))
-            pair.failed = pair.failed or pair.phase is _Phase.STARTING
+        except (OSError, ValueError) as error:  # too long; or with a NUL
+            reason = getattr(error, "strerror", error)
+            self._log.say("%s: cannot run the command: %s" % (door, reason), "error", address, door)
             return False
         self._running[pair.pid] = pair
         return True
@@ -235,22 +257,34 @@ class _Journal:
 
     def read(self) -> List[Tuple[_Key, str, float, float]]:
         """What was open, as (key, stop command, seconds that remain, timeout)."""
+        found = []
         try:
             with open(self._path, encoding="utf-8") as file:
-                return [
-                    (
-                        _Key(str(entry["address"]), str(entry["door"]), str(entry["start"])),
-                        str(entry["stop"]),
-                        float(entry["deadline"]) - time.time(),
-                        float(entry["timeout"]),
-                    )
-                    for entry in json.load(file)
-                ]
+                entries = json.load(file)
+            if not isinstance(entries, list):
+                raise ValueError("it holds no list")
+            for number, entry in enumerate(entries, 1):
+                try:
+                    found.append(_read_entry(entry))
+                except (ValueError, TypeError, KeyError, OverflowError) as error:
+                    self._lost("entry %d of %s" % (number, self._path), error)
         except FileNotFoundError:
-            return []
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            self._log.say("cannot read %s, what was open before stays open: %s" % (self._path, error))
-            return []
+            pass
+        except (OSError, ValueError, RecursionError) as error:
+            self._lost(self._path, error)
+        return found
+
+    def _lost(self, what: str, error: Exception) -> None:
+        """Keeps what cannot be understood for the operator: the next write replaces the file."""
+        kept = self._path + ".bad"
+        try:
+            with open(self._path, "rb") as file, open(kept, "wb", opener=_private) as copy:
+                shutil.copyfileobj(file, copy)
+        except OSError:
+            kept = "nowhere"
+        self._log.say(
+            "cannot read %s, what it says is open stays open: %s; a copy is in %s" % (what, _reason(error), kept)
+        )
 
     def write(self, now: float, pairs: List[_Pair]) -> None:
         """Replaces the file, so that a crash leaves either the old or the new one."""
@@ -284,6 +318,25 @@ class _Journal:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _read_entry(entry: Any) -> Tuple[_Key, str, float, float]:
+    """An entry of the journal; ValueError, TypeError, KeyError or OverflowError if it is none."""
+    texts = [entry[name] for name in ("address", "door", "start", "stop")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is missing")
+    deadline, timeout = float(entry["deadline"]), float(entry["timeout"])
+    if not (math.isfinite(deadline) and math.isfinite(timeout)):
+        raise ValueError("a time is no number")
+    address, door, start, stop = texts
+    return _Key(address, door, start), stop, deadline - time.time(), timeout
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line and without a command."""
+    if isinstance(error, KeyError):
+        return "%s is missing" % error
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _private(path: str, flags: int) -> int:

@@ -31,11 +31,12 @@ GENERATE = (
 LONGEST = 366 * 86400
 """Seconds; a longer time-out is a slip."""
 MOST_STRAYS = 512
+NO_CONTROL = "none"
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
 COMMANDS = ("start_command", "start_command_6", "stop_command", "stop_command_6")
-OPTIONS = ("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir", "classic", "strays")
+OPTIONS = ("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir", "classic", "strays", "control")
 DOOR = (
     *("sequence", "one_time_sequences", "seq_timeout", "tcpflags", "target"),
     *("open_ports", "open_timeout", "close_door", *COMMANDS, "cmd_timeout"),
@@ -124,6 +125,7 @@ def parse(text: str, name: str) -> Settings:
         state_dir=text_of("state_dir"),
         classic=_read(options, "classic", name, _classic, Settings.classic),
         strays=_read(options, "strays", name, _strays, Settings.strays),
+        control=_read(options, "control", name, _control, None),
         warnings=tuple(warnings),
     )
 
@@ -398,6 +400,14 @@ def _strays(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) > MOST_STRAYS:
         raise ValueError(f"{text!r} is no number of ports: write one from 0 to {MOST_STRAYS}")
     return int(text)
+
+
+def _control(text: str) -> str:
+    if text.lower() == NO_CONTROL:
+        return NO_CONTROL
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} is no path: write one from / on, or none")
+    return text
 
 
 def _tcpflags(text: str) -> TcpFlags:

@@ -9,22 +9,25 @@ One thread, no polling: it sleeps until a packet, a link, a signal or a deadline
 from __future__ import annotations
 
 import gc
+import os
 import selectors
 import signal
 import socket
 import time
 from dataclasses import replace
-from typing import Iterable, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Tuple
 
-from . import bpf, config, one_time
+from . import __version__, config, console, one_time
 from .capture import Capture, CaptureError
 from .commands import Commands
+from .control import Control, ControlError
 from .kernel import KernelError, Table
 from .links import Links
 from .log import Log
+from .lookout import Lookout
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .notify import Notifier
-from .packet import parse
+from .packet import Packet, text
 from .tracker import Tracker
 
 DEFAULT_INTERFACE = "eth0"
@@ -57,6 +60,11 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
+        self._commands.classic = "pairs" in settings.classic
+        self._lookout = Lookout(self._selector, log, self._refuse)
+        self._control = Control(self._selector, self._answer)
+        self._since = time.time()
+        self._knocks = self._opened = self._refused = self._timed_out = 0
         self._listening = ""
         self._stopping = False
         self._alive_at = 0.0
@@ -64,20 +72,23 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
+        self._tracker = Tracker(self._doors, classic=self._settings.classic)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
-        self._tracker = Tracker(self._doors)
+        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
-        self._log.say("starting up, listening on %s" % ",".join(self._interfaces()))
-        self._capture = Capture(self._selector, bpf.pack(bpf.program(self._doors)), self._on_packets, self._log.say)
+        self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
+        versions = (4,) if self._options.only_ipv4 else (4, 6)
+        self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
         for name in self._interfaces():
             if self._links.index(name) is None:
                 self._log.say("%s: not there yet, waiting for it" % name)
+        self._listen_for_orders()
 
     def run(self) -> None:
         """Serves until INT or TERM, then closes everything."""
@@ -93,23 +104,20 @@ class Daemon:
 
     # What wakes us.
 
-    def _on_packets(self, tap: socket.socket) -> None:
-        if tap.fileno() < 0:
-            return  # closed by what was handled before it in this turn: its interface is gone
+    def _on_packets(self, packets: Iterable[Packet]) -> None:
         now = time.monotonic()
-        only_ipv4, debugging, observe = self._options.only_ipv4, self._log.debugging, self._tracker.observe
-        for data in self._capture.packets(tap):
-            packet = parse(data)
-            if packet is None or (only_ipv4 and len(packet.source) != 4):
-                continue
-            if debugging:
-                self._log.debug(
-                    "packet: %s port %d, protocol %d, flags %#04x"
-                    % (text(packet.source), packet.port, packet.protocol, packet.flags)
-                )
-            events = observe(now, *packet)
+        observe = self._tracker.observe
+        if self._log.debugging:
+            packets = map(self._shown, packets)
+        for protocol, source, destination, port, flags in packets:
+            events = observe(now, source, destination, protocol, port, flags)
             if events:
                 self._tell(now, events)
+
+    def _shown(self, packet: Packet) -> Packet:
+        protocol, source, _destination, port, flags = packet
+        self._log.debug("packet: %s port %d, protocol %d, flags %#04x" % (text(source), port, protocol, flags))
+        return packet
 
     def _on_links(self, _links: Links) -> None:
         self._links.read()
@@ -130,12 +138,18 @@ class Daemon:
     def _on_time(self, now: float) -> None:
         self._tell(now, self._tracker.expire(now))
         self._commands.expire(now)
+        self._capture.on_time(now)
+        self._control.expire(now)
+        for source, door in self._lookout.due(now):
+            if door in self._doors:
+                self._open(now, source, door)
         if self._notifier.interval and now >= self._alive_at:
             self._notifier.alive()
             self._alive_at = now + self._notifier.interval
 
     def _timeout(self) -> Optional[float]:
-        deadlines = [self._tracker.next_deadline(), self._commands.next_deadline()]
+        rooms = (self._tracker, self._commands, self._capture, self._lookout, self._control)
+        deadlines = [room.next_deadline() for room in rooms]
         if self._notifier.interval:
             deadlines.append(self._alive_at)
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -145,14 +159,25 @@ class Daemon:
 
     def _tell(self, now: float, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, Stage):
-                self._log.progress(text(event.source), "%s: Stage %d" % (event.door.name, event.number))
+            if self._lookout.ignores(now, event.source):
+                self._tracker.drop(event.source)
+            elif isinstance(event, Stage):
+                self._knocks += 1
+                self._lookout.progress(now, *event)
+                self._log.progress("stage", text(event.source), event.door.name, "Stage %d" % event.number)
             elif isinstance(event, Opened):
-                self._open(now, event.source, event.door)
+                if self._lookout.completed(now, event.source, event.door):
+                    self._open(now, event.source, event.door)
             elif isinstance(event, TimedOut):
+                self._timed_out += 1
                 self._log.progress(
-                    text(event.source), "%s: sequence timeout (stage %d)" % (event.door.name, event.number)
+                    "timeout", text(event.source), event.door.name, "sequence timeout (stage %d)" % event.number
                 )
+
+    def _refuse(self, source: bytes, door: str, why: str) -> None:
+        self._refused += 1
+        self._tracker.drop(source)
+        self._log.progress("refuse", text(source), door, why)
 
     def _open(self, now: float, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):
@@ -160,12 +185,13 @@ class Daemon:
         try:
             if self._table and door.open_ports:
                 self._table.admit(now, source, door)
-            self._log.door(text(source), "%s: OPEN SESAME" % door.name)
+            self._opened += 1
+            self._log.door("open", text(source), door.name, "OPEN SESAME")
             for closed in self._doors:
                 if self._table and closed.name == door.close_door and self._table.revoke(source, closed):
-                    self._log.door(text(source), "%s: closed by %s" % (closed.name, door.name))
+                    self._log.door("close", text(source), closed.name, "closed by %s" % door.name)
         except KernelError as error:
-            self._log.door(text(source), "%s: %s" % (door.name, error))
+            self._log.door("error", text(source), door.name, str(error))
         self._commands.open(now, source, door)
 
     # What changes.
@@ -182,35 +208,58 @@ class Daemon:
         listening = "%s (%s)" % (",".join(self._capture.listening()) or "no interface", addresses)
         if listening != self._listening:
             self._listening = listening
-            self._log.say("listening on %s" % listening)
+            self._log.say("listening on %s" % listening, "listen")
             self._notifier.status(self._status())
 
     def _install(self, settings: Settings) -> None:
-        if self._table is None and (settings.guards or any(door.open_ports for door in settings.doors)):
-            self._table = Table()
-        if self._table:
-            self._table.install(settings.mark, settings.doors, settings.guards)
+        """Makes the table, or changes it. Command doors can do without it, if it cannot be had."""
+        needed = bool(settings.guards or any(door.open_ports for door in settings.doors))
+        if self._table or needed or self._lookout.wants(settings):
+            try:
+                table = self._table or Table()  # before the lookout listens: the first socket bears our process number
+                self._table = self._installed(table, settings, self._lookout.listen(settings))
+            except KernelError as error:
+                if self._table or needed:
+                    raise
+                self._lookout.give_up(str(error))
+        self._lookout.use(settings, self._table)
+
+    def _installed(self, table: Table, settings: Settings, group: Optional[int]) -> Table:
+        """The table as the settings want it; without strays, if the kernel cannot tell them."""
+        rest = settings.mark, settings.doors, settings.guards
+        try:
+            table.install(*rest, group)
+        except KernelError as error:
+            if group is None:
+                raise
+            table.install(*rest)
+            self._lookout.give_up(str(error))
+        return table
 
     def _use(self, doors: Tuple[Door, ...]) -> None:
-        self._capture.set_filter(bpf.pack(bpf.program(doors)))
+        self._capture.set_doors(doors)
         self._tracker.replace(doors)
+        self._lookout.replace(doors)
         self._doors = doors
         gc.collect()
 
     def _reload(self) -> None:
-        self._log.say("re-reading config file: %s" % self._options.config)
+        self._log.say("re-reading config file: %s" % self._options.config, "reload")
         self._notifier.reloading()
         try:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
+            self._tracker.classic = settings.classic
             self._settings = settings
+            self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
         else:
             for warning in settings.warnings:
                 self._log.say("warning: %s" % warning)
             self._follow()
+            self._listen_for_orders()
         self._log.open(self._options.log_file or self._settings.log_file, self._settings.use_syslog)
         self._notifier.ready(self._status())
 
@@ -224,7 +273,9 @@ class Daemon:
                     for other in self._doors
                 )
             )
-        except (OSError, CaptureError) as error:
+            if self._table:
+                self._table.expect(left.sequence)
+        except (OSError, CaptureError, KernelError) as error:
             self._log.say("%s: stays shut, its sequence cannot be used up: %s" % (door.name, error))
             return False
         if left.left <= FEW_SEQUENCES:
@@ -233,6 +284,69 @@ class Daemon:
 
     def _status(self) -> str:
         return "%d doors, listening on %s" % (len(self._doors), self._listening)
+
+    # What knockctl asks.
+
+    def _listen_for_orders(self) -> None:
+        path = self._settings.control
+        if path is None and "RUNTIME_DIRECTORY" in os.environ:  # systemd.exec(5): ours alone, and gone with us
+            path = os.environ["RUNTIME_DIRECTORY"].split(":")[0] + "/control"
+        try:
+            self._control.listen(None if path == config.NO_CONTROL else path)
+        except ControlError as error:
+            self._log.say(str(error), "error")
+        self._log.on_event = self._control.tell
+
+    def _answer(self, request: Dict[str, Any]) -> object:
+        now = time.monotonic()
+        try:
+            if request["command"] == "status":
+                return self._report(now)
+            if request["command"] == "open":
+                return self._let_in(now, console.read_open(request, self._doors))
+            if request["command"] == "close":
+                return self._let_out(now, console.read_close(request))
+        except KernelError as error:
+            raise ControlError(str(error)) from error
+        raise ControlError("unknown command %r: possible are status, open, close and watch" % request["command"])
+
+    def _let_in(self, now: float, order: console.Order) -> object:
+        assert self._table and order.door  # read_open says so
+        self._table.admit(now, order.source, order.door, order.seconds)
+        self._log.door("open", text(order.source), order.door.name, "opened by knockctl")
+        return console.admitted(held for held in self._table.admitted(now) if held[0] == order.source)
+
+    def _let_out(self, now: float, order: console.Order) -> object:
+        held = [held for held in self._table.admitted(now) if held[0] == order.source] if self._table else []
+        if self._table and self._table.revoke(order.source):
+            for door in sorted({door for _source, _ports, door, _seconds in held}):
+                self._log.door("close", text(order.source), door, "closed by knockctl")
+        return console.admitted(held)
+
+    def _report(self, now: float) -> Dict[str, object]:
+        listening = self._capture.listening()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "since": round(self._since, 3),
+            "configuration": self._options.config,
+            "interfaces": listening,
+            "waiting_for": [name for name in self._interfaces() if name not in listening],
+            "addresses": sorted(text(address) for address in self._tracker.local),
+            "guarded": [str(ports) for guard in self._settings.guards for ports in guard.ports],
+            "doors": console.doors(self._doors),
+            "admitted": console.admitted(self._table.admitted(now) if self._table else ()),
+            "commands": console.pairs(self._commands.open_pairs(now)),
+            "knockers": len(self._tracker),
+            "counters": {
+                "knocks": self._knocks,
+                "opened": self._opened,
+                "refused": self._refused,
+                "timed_out": self._timed_out,
+                "forgotten": self._tracker.forgotten,
+                "dropped_packets": self._capture.drops(),
+            },
+        }
 
     # Begin and end.
 
@@ -249,7 +363,7 @@ class Daemon:
 
     def _shut_down(self) -> None:
         self._notifier.stopping()
-        self._log.say("shutting down")
+        self._log.say("shutting down", "stop")
         self._capture.close()
         if self._table:
             self._table.close()
@@ -261,8 +375,4 @@ class Daemon:
             for key, _events in self._selector.select(0.1):
                 key.data(key.fileobj)
         self._commands.close()
-
-
-def text(address: bytes) -> str:
-    """A packed address as people write it."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+        self._control.close()

@@ -9,6 +9,12 @@ table inet knockd {
     set ranges4, ranges6            # the same for ranges of ports, made when a door opens one
     chain admit                     # before the filter: marks packets of admitted sources
     chain guard                     # after the filter: refuses new connections to protected ports
+
+    chain strays, candidate, stray  # before all else: packets that could be knocks, had they another port, ...
+    set knocks                      # protocol . port of the doors' knocks, which are no strays
+    set watched4, watched6          # ... are logged for these sources, which hold a first knock, see strays.py
+    set tally4, tally6              # ... and counted for all: masked addresses, so a flood finds no end to fill
+    set scanning4, scanning6        # those that sent too many a second
 }
 """
 
@@ -25,15 +31,28 @@ from . import elements
 from .elements import COMMENT_BYTES, NETLINK_NETFILTER, NFGENMSG, NFPROTO_INET, Element
 from .model import Door, Guard, Network, PortRange
 from .netlink import attribute, attributes, messages, refusal, request
+from .nflog import SNAP
 from .packet import TCP, UDP
+from .sequence import Knock
 
 TABLE = "inet knockd"
 NAME = b"knockd"
 
 ADMIT_PRIORITY = -5
 """Between mangle (-150), where rules.v4 clears foreign marks, and filter (0), where it passes ours."""
+STRAYS_PRIORITY = -401
+"""Before fragments are put together (-400), connections tracked, and anybody drops anything: what we hear as knocks."""
 GUARD_PRIORITY = 5
 """After filter: what rules.v4 passes by mistake, or after a flush, still has to get past us."""
+
+LOGGED_PER_SECOND = 5000
+"""Strays of watched sources that we are told; more of them tell nothing new."""
+SCAN_RATE, SCAN_BURST = 100, 50
+"""Strays a second, from one source, that are a scan, after a burst of so many."""
+TALLY_SECONDS = 10
+TALLIES = {4: b"\0\0\xff\xff", 6: bytes(7) + b"\xff" + bytes(7) + b"\xff"}
+"""The bits of an address that have a tally of their own: 65,536 tallies in all. One for each address would be full
+after so many spoofed ones, and count nobody else. Who scans and shares my tally could as well use my address."""
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETTABLE = 10 << 8 | 1
@@ -70,6 +89,7 @@ class Table:
         self._purge_at = 1024
         self._has_ranges = False
         self._installed = False
+        self._counts = False
         try:
             import nftables  # Debian's python3-nftables; only a daemon with native doors or a guard needs it
         except ImportError as error:
@@ -80,17 +100,23 @@ class Table:
         self._nft = nftables.Nftables()
         self._socket = _netlink_socket(_open_files() - before)
 
-    def install(self, mark: int, doors: Iterable[Door], guards: Sequence[Guard]) -> None:
-        """Makes the table, or swaps mark and guard of the one that is there, in one transaction; admissions stay."""
+    def install(self, mark: int, doors: Sequence[Door], guards: Sequence[Guard], group: Optional[int] = None) -> None:
+        """Makes the table, or swaps the chains of the one that is there, in one transaction; admissions stay.
+
+        Strays are logged to this group of NFLOG; None counts none.
+        """
         has_ranges = self._has_ranges or any(ports.first != ports.last for door in doors for ports in door.open_ports)
         lines = [] if self._installed else ["create table %s { flags owner; }" % TABLE]
         lines += set_lines(has_ranges) + admit_lines(mark, has_ranges) + guard_lines(guards, has_ranges)
+        if group is not None or self._counts:
+            lines += stray_lines(doors, group)
         try:
             self._run(lines)
         except KernelError as error:
             raise error if self._installed else KernelError(_explain(str(error))) from error
         self._has_ranges = has_ranges
         self._installed = True
+        self._counts = group is not None
 
     def admit(self, now: float, source: bytes, door: Door, seconds: Optional[float] = None) -> None:
         """Lets `source` reach the door's ports for `seconds`, 0 without end, or for the door's own open_timeout.
@@ -131,6 +157,33 @@ class Table:
         ]
         return sorted(inside, key=lambda one: one.left)
 
+    def expect(self, knocks: Iterable[Knock]) -> None:
+        """Takes these for knocks as well, until the next `install`."""
+        if self._counts:
+            self._send(elements.add(NAME, [Element("knocks", _knock_key(knock)) for knock in knocks]))
+
+    def watch(self, begin: Iterable[Tuple[bytes, float]], end: Iterable[bytes]) -> None:
+        """Logs the strays of these sources for so many seconds, and of those no longer."""
+        self._send(
+            elements.renew(
+                NAME,
+                [
+                    Element("watched" + _family(source), source, timeout=math.ceil(seconds * 1000))
+                    for source, seconds in begin
+                ],
+            )
+            + elements.delete(NAME, [Element("watched" + _family(source), source) for source in end])
+        )
+
+    def scans(self, source: bytes) -> bool:
+        """Whether this source, or one that shares its tally, has sent too many strays a second lately."""
+        mask = TALLIES[4 if len(source) == 4 else 6]
+        tally = bytes(byte & bits for byte, bits in zip(source, mask))
+        problem = self._talk(elements.get(NAME, Element("scanning" + _family(source), tally)))
+        if problem not in (0, errno.ENOENT):
+            raise KernelError("the kernel does not say who scans: %s" % os.strerror(problem))
+        return not problem
+
     def close(self) -> None:
         """Removes the table, and with it every admission."""
         if self._installed:
@@ -142,21 +195,23 @@ class Table:
         self._purge_at = max(1024, 2 * len(self._admissions))
 
     def _send(self, changes: List[bytes]) -> None:
-        """Changes elements in one transaction. The kernel has done it, or said no, when send returns."""
-        if not changes:
-            return
+        """Changes elements in one transaction."""
+        problem = self._talk(elements.batch(changes)) if changes else 0
+        if problem:
+            raise KernelError("the kernel refuses to change the table %s: %s" % (TABLE, os.strerror(problem)))
+
+    def _talk(self, data: bytes) -> int:
+        """Tells the kernel; 0 or an errno. It has done it, or said no, when send returns."""
         problem = 0
         try:
-            self._socket.send(elements.batch(changes))
+            self._socket.send(data)
             # Nothing may be left unread: libnftables would take it for an answer to its own next question.
             while True:
                 problem = refusal(self._socket.recv(65536, socket.MSG_DONTWAIT)) or problem
         except BlockingIOError:
-            pass
+            return problem
         except OSError as error:
-            problem = error.errno or errno.EIO
-        if problem:
-            raise KernelError("the kernel refuses to change the table %s: %s" % (TABLE, os.strerror(problem)))
+            return error.errno or errno.EIO
 
     def _run(self, lines: List[str]) -> None:
         status, _output, error = self._nft.cmd("\n".join(lines))
@@ -173,10 +228,17 @@ _NEVER = _Admission(-math.inf, "")
 
 def element(source: bytes, ports: PortRange) -> Element:
     """The element of an admission."""
-    family = "4" if len(source) == 4 else "6"
-    protocol = bytes((TCP if ports.protocol == "tcp" else UDP, 0, 0, 0))
-    first, last = (source + protocol + struct.pack(">H2x", port) for port in (ports.first, ports.last))
+    first, last = (source + _knock_key(Knock(port, ports.protocol)) for port in (ports.first, ports.last))
+    family = _family(source)
     return Element("admitted" + family, first) if first == last else Element("ranges" + family, first, last)
+
+
+def _family(source: bytes) -> str:
+    return "4" if len(source) == 4 else "6"
+
+
+def _knock_key(knock: Knock) -> bytes:
+    return struct.pack(">B3xH2x", TCP if knock.protocol == "tcp" else UDP, knock.port)
 
 
 def comment(name: str) -> bytes:
@@ -237,6 +299,57 @@ def guard_lines(guards: Sequence[Guard], has_ranges: bool) -> List[str]:
             reset = "reject with tcp reset" if protocol == "tcp" else "reject"
             rules.append("%s %s %s" % (where, new, "drop" if guard.refuse == "drop" else reset))
     return create + ["add rule %s guard %s" % (TABLE, rule) for rule in rules]
+
+
+def stray_lines(doors: Sequence[Door], group: Optional[int]) -> List[str]:
+    """The chains that find strays, anew; none without a group to log to."""
+    chains = ("strays", "candidate", "stray")  # each goes on in the next
+    made = [
+        "add chain %s strays { type filter hook prerouting priority %d; policy accept; }" % (TABLE, STRAYS_PRIORITY),
+        *("add chain %s %s" % (TABLE, chain) for chain in chains[1:]),
+        *("flush chain %s %s" % (TABLE, chain) for chain in chains),
+    ]
+    if group is None:
+        return made + ["delete chain %s %s" % (TABLE, chain) for chain in chains]
+    for family, kind in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
+        counting = "type %s; size 131072; flags dynamic,timeout;" % kind
+        made += [
+            "add set %s watched%s { type %s; flags timeout; }" % (TABLE, family, kind),
+            "add set %s tally%s { %s timeout %ds; }" % (TABLE, family, counting, TALLY_SECONDS),
+            "add set %s scanning%s { %s timeout %ds; }" % (TABLE, family, counting, TALLY_SECONDS),
+        ]
+    knocks = sorted({knock for door in doors for knock in door.sequence})
+    made += [
+        "add set %s knocks { type inet_proto . inet_service; }" % TABLE,
+        "flush set %s knocks" % TABLE,
+    ]
+    if knocks:
+        listed = ", ".join("%s . %d" % (knock.protocol, knock.port) for knock in knocks)
+        made.append("add element %s knocks { %s }" % (TABLE, listed))
+    # What a door counts by its flags and its target counts here: nobody can scan for it with other packets.
+    rules = ["strays iif lo return"]
+    flags = {door.tcpflags for door in doors if any(knock.protocol == "tcp" for knock in door.sequence)}
+    for mask, value in sorted(flags):
+        wanted = "tcp flags & %#x == %#x" % (mask, value) if mask else "meta l4proto tcp"
+        rules.append("strays %s goto candidate" % wanted)
+    if any(knock.protocol == "udp" for knock in knocks):
+        rules.append("strays meta l4proto udp goto candidate")
+    # Any socket at all, listening, connected, or about to be: asked for what it is, there is no answer without one.
+    rules.append("candidate socket transparent { 0, 1 } return")
+    for target in sorted({str(door.target) for door in doors if door.target}):
+        rules.append("candidate %s daddr %s goto stray" % ("ip6" if ":" in target else "ip", target))
+    rules.append("candidate fib daddr type local goto stray")
+    rules.append("stray meta l4proto . th dport @knocks return")
+    for version, protocol in ((4, "ip"), (6, "ip6")):
+        bits = socket.inet_ntop(socket.AF_INET if version == 4 else socket.AF_INET6, TALLIES[version])
+        tally = "{ %s saddr & %s" % (protocol, bits)
+        rules += [
+            "stray %s saddr @watched%d limit rate %d/second burst %d packets log group %d snaplen %d"
+            % (protocol, version, LOGGED_PER_SECOND, LOGGED_PER_SECOND // 10, group, SNAP),
+            "stray update @tally%d %s limit rate over %d/second burst %d packets } add @scanning%d %s }"
+            % (version, tally, SCAN_RATE, SCAN_BURST, version, tally),
+        ]
+    return made + ["add rule %s %s" % (TABLE, rule) for rule in rules]
 
 
 def admitted(has_ranges: bool) -> List[str]:
@@ -337,6 +450,8 @@ def _netlink_socket(opened: Iterable[Tuple[int, str]]) -> socket.socket:
         except OSError:
             continue  # some other file
         if found.family == socket.AF_NETLINK and found.proto == NETLINK_NETFILTER:
+            if not found.getsockname()[0]:
+                found.bind((0, 0))  # now, as the first one of this process: then it bears its number, see `_who`
             return found
         found.close()
     raise KernelError("the netlink socket of nftables is not to be seen in /proc/self/fd: is /proc mounted?")

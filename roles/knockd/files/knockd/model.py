@@ -105,6 +105,8 @@ class Settings:
     """Words of CLASSIC."""
     strays: int = 5
     """How many ports that nobody serves a knocker may touch beside its knocks."""
+    control: Optional[str] = None
+    """Path of the socket of knockctl(8), or `none`; None leaves it to systemd, which says where sockets may be."""
     warnings: Tuple[str, ...] = field(default=())
     """Sentences that name the line: inline comments, weak sequences, doors that stay open."""
 
@@ -121,10 +123,11 @@ class Stage(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A knocker has completed a door."""
+    """A knocker has completed a door, with an attempt whose first knock came at `began`."""
 
     source: bytes
     door: Door
+    began: float
 
 
 class TimedOut(NamedTuple):

@@ -7,12 +7,12 @@ C knockd's format (knockd(1)): one sequence a line; lines that begin with `#` ar
 `#` in place of its first character, so people leave a space there.
 
 The mark is one byte written over another: there is no moment at which the file is half written, so it needs neither a
-second file nor a directory that we may write to, and keeps its owner, its mode and everything else.
+second file nor a directory that we may write to, and keeps its owner, its mode and everything else. Two daemons that
+share a file need no lock either (whoever may read it could hold one for ever): marking twice is marking once.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -52,7 +52,6 @@ def consume(path: str, used: tuple[Knock, ...]) -> Supply:
     Call it before the door opens, and keep the door shut if it fails: a sequence that stays valid can be replayed.
     """
     with open(path, "r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two doors, or two daemons, may share a file
         content = file.readall()
         marked = bytearray(content)
         for line in _lines(content):

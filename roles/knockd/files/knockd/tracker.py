@@ -4,26 +4,37 @@
 """Packets to completed doors: who has knocked how much of which sequence.
 
 What counts as a knock
-    A packet counts for a door if its destination is one of `local`, or the door's target where it has one, and if, for
-    tcp, its flags fit the door's. Whatever else happens on the wire is ignored and voids nothing.
+    A packet is a knock of a door if its port and protocol are in the door's sequence, its destination is one of
+    `local`, or the door's target where it has one, and, for tcp, its flags fit the door's. Whatever else happens on the
+    wire is
+    ignored and voids nothing.
 
 What a knock does, for each source address and each door on its own
     - The next knock of an attempt, port and protocol: the attempt goes on. The last knock opens the door.
     - The knock counted last again, as a retransmission: ignored. The first knock again: the window begins again.
-    - Any other knock of any door: the attempt is void. What advances one door may so void another.
+    - Any other knock of any door, unless its destination or flags are not those of this one: the attempt is void. What
+      advances one door may so void another.
     - The first knock of a door without an attempt, also if this packet has just voided it: an attempt begins, whatever
       other doors are in progress. (The knock that opens a door does not begin it as well.)
     The whole sequence must arrive within the door's seq_timeout, counted from the first knock.
 
-What it costs
-    One look-up sorts out packets to other ports, one more those of strangers, whatever the number of doors and
-    knockers: doors with the same beginning walk together through one tree until their sequences part.
+What `classic` brings back of C knockd (both together are its rules)
+    repeats  The knock counted last again is like any other wrong one: the attempt is void.
+    doors    While a source has an attempt, no knock of it begins another, nor does the one that ends the attempt.
 
-What it holds
+What it costs
+    One look-up sorts out packets to other ports, one or two more those of strangers, whatever the number of doors and
+    knockers: doors with the same beginning walk together through one tree until their sequences part. What floods
+    consist of, first knocks of strangers and repeated ones, is decided in `observe` itself, and all that begin at one
+    `now` share one tuple; the rest is for `_judge`. No call does more than a few milliseconds of work: `expire` goes in
+    slices, and `replace` leaves the attempts to be moved when they are next looked at.
+
+What it holds, and what that guarantees
     At most `bound` knockers. They live in two generations of dictionaries: whoever knocks moves to the young one; when
     that holds bound / 2, it becomes the old one, and the old one is dropped as a whole. So a knocker is forgotten only
-    after bound / 2 others have begun since its last knock: 125,000 by default, or 0.6 s between two knocks under
-    200,000 spoofed first knocks a second. (Dropping the oldest by next(iter(dict)) is quadratic in CPython.)
+    after `survives` = bound / 2 others have begun since its last knock: by default 125,000, that is for 2.5 s between
+    two knocks under 50,000 spoofed first knocks a second, and for 0.6 s under 200,000. (Dropping the oldest by
+    next(iter(dict)) is quadratic in CPython; one dictionary and a queue stall it for 17 ms to compact 250,000 entries.)
 
 Nothing here knows a clock, a socket or a log. Times are seconds of any clock that does not run backwards.
 """
@@ -32,42 +43,64 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 from .model import Door, Event, Opened, Stage, TimedOut
 from .packet import TCP, UDP
 from .sequence import Knock
 
+BOUND = 250_000
+"""How many knockers are remembered, unless told otherwise."""
+
 TICKS = 10
 """Time-outs are told in steps of 1/TICKS seconds, so that a flood of them does not wake the daemon for each. That an
 attempt is over is exact, whenever it is told."""
 
+SLICE = 2048
+"""How many sources one call of `expire` looks at."""
+
 NOTHING: Sequence[Event] = ()
 
 Attempt = tuple["_Node", float, Any]
-"""Where a source is in a tree, until when, and its other attempt or None. Nearly all have one: a plain tuple is the
+"""Where a source is in a tree, since when, and its other attempt or None. Nearly all have one: a plain tuple is the
 smallest thing that can hold it."""
+
+_new = tuple.__new__  # a third of the time of Stage(...), which goes through a Python function
+
+
+class _Filter(NamedTuple):
+    """Which packets to its ports a door counts."""
+
+    mask: int
+    value: int
+    target: Optional[bytes]
+
+
+class _Window:
+    """What all trees with the same seq_timeout have in common: who begins now is due at the same time."""
+
+    __slots__ = ("due", "latest", "now", "stale", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.now = -1.0
+        self.due: list[bytes] = []
+        """Where `expire` will find those that begin at `now`."""
+        self.latest: tuple[Any, float, Any] = (None, self.now, None)
+        """The attempt that began last: all that begin at the same time in the same tree share it."""
+        self.stale = False
+        """Whether the doors have been replaced since."""
 
 
 class _Node:
     """A knock in the tree of sequences: all doors that begin with the knocks on the way here are at the same stage."""
 
-    __slots__ = (
-        "children",
-        "depth",
-        "doors",
-        "knock",
-        "mask",
-        "opens",
-        "root",
-        "target",
-        "timeout",
-        "value",
-        "waiting",
-    )
+    __slots__ = ("children", "depth", "doors", "filter", "knock", "opens", "root", "waiting", "window")
 
-    def __init__(self, door: Door, knock: int, parent: _Node | None) -> None:
+    def __init__(self, knock: int, filter: _Filter, window: _Window, parent: _Node | None) -> None:
         self.knock = knock
+        self.filter = filter
+        self.window = window
         self.depth: int = parent.depth + 1 if parent else 1
         self.root: _Node = parent.root if parent else self
         self.children: dict[int, _Node] = {}
@@ -75,153 +108,157 @@ class _Node:
         """All doors that pass here; those that end here open, the others wait for the next knock."""
         self.opens: list[Door] = []
         self.waiting: list[Door] = []
-        # What all doors of one tree have in common:
-        self.mask, self.value = door.tcpflags
-        self.target = door.target.packed if door.target else None
-        self.timeout = door.seq_timeout
 
 
-def _key(knock: Knock) -> int:
-    """The knock as `observe` sees it."""
-    return (TCP if knock.protocol == "tcp" else UDP) << 16 | knock.port
+class _Port:
+    """What a packet to a port of some door can mean. All that `observe` needs for a flood is near at hand here."""
+
+    __slots__ = ("doors", "filters", "only", "roots", "window")
+
+    def __init__(self, window: _Window) -> None:
+        self.filters: tuple[_Filter, ...] = ()
+        """Those of all doors that have this port, each once: a packet that fits none of them is no knock."""
+        self.roots: tuple[_Node, ...] = ()
+        """The trees that begin here."""
+        self.only: _Node | None = None
+        """The tree that begins here, if it is one, all that is a knock here fits it, and it only begins it."""
+        self.doors: tuple[Door, ...] = ()
+        """The doors of `only`."""
+        self.window = window
+        """The window of `only`."""
 
 
-def _tree_of(door: Door) -> tuple[object, ...]:
-    """What doors must have in common to share a tree.
+def _alone(knocks: Sequence[Knock]) -> bool:
+    """Whether a sequence shares its tree with no other.
 
-    A sequence that holds its first knock again, or one knock twice in a row, stays alone: for it such a packet is
-    progress, where for its neighbours it is a repetition or a beginning.
+    One that holds its first knock again, or one knock twice in a row, does not: for it such a packet is progress, where
+    for its neighbours it is a repetition or a beginning.
     """
-    knocks = door.sequence
-    alone = knocks[0] in knocks[1:] or any(one == next for one, next in zip(knocks, knocks[1:]))
-    return (door.tcpflags, door.target, door.seq_timeout, knocks if alone else None)
+    return knocks[0] in knocks[1:] or any(one == next for one, next in zip(knocks, knocks[1:]))
 
 
 class Tracker:
     """The doors, and the state of everybody who knocks at them."""
 
-    def __init__(self, doors: Iterable[Door], bound: int = 250_000) -> None:
+    def __init__(self, doors: Iterable[Door], bound: int = BOUND, classic: Iterable[str] = ()) -> None:
+        self.bound = bound
+        """How many knockers are remembered at most."""
+        self.survives = max(1, bound // 2)
+        """How many first knocks of others a knock in progress survives, at least, between two of its own."""
         self.forgotten = 0
         """How many knockers went because the bound was reached, since the start."""
-        self._generation = max(1, bound // 2)
+        self.classic = frozenset(classic)
+        """Words of model.CLASSIC; only "repeats" and "doors" mean something here. May change at any time."""
         self._young: dict[bytes, Attempt] = {}
         self._old: dict[bytes, Attempt] = {}
         # When to look whose time is over: for each tick the sources to look at, and the ticks as a heap.
         self._due: dict[int, list[bytes]] = {}
         self._ticks: list[int] = []
-        self._local: frozenset[bytes] = frozenset()
+        self._windows: dict[float, _Window] = {}
+        self.local: frozenset[bytes] = frozenset()
+        """The packed addresses that doors without a target listen on."""
         self._plant(doors)
 
     def __len__(self) -> int:
         """How many sources have an attempt, those included whose time-out is not told yet."""
         return len(self._young) + len(self._old)
 
-    @property
-    def local(self) -> frozenset[bytes]:
-        """The packed addresses that doors without a target listen on."""
-        return self._local
-
-    @local.setter
-    def local(self, addresses: Iterable[bytes]) -> None:
-        self._local = frozenset(addresses)
-        self._destinations = self._local | self._targets
+    def guarantee(self) -> str:
+        """Say in words what the bound means."""
+        seconds = ", ".join(f"{self.survives / rate:.1f} s under {rate:,}" for rate in (10_000, 50_000, 200_000))
+        return (
+            f"at most {self.bound:,} knockers are remembered: a knock in progress survives {self.survives:,} first knocks"
+            f" of others, {seconds} of them a second"
+        )
 
     def observe(
         self, now: float, source: bytes, destination: bytes, protocol: int, port: int, flags: int
     ) -> Sequence[Event]:
         """Take in a packet (addresses packed, protocol 6 or 17, flags 0 for udp) and tell what it brought about."""
-        knock = protocol << 16 | port
-        starts = self._starts.get(knock)
-        if starts is None or destination not in self._destinations:
+        place = self._ports[protocol][port]
+        if place is None:
             return NOTHING
-        attempts = self._young.get(source) or self._old.get(source)
-        if attempts is None and not starts:
+        for mask, value, target in place.filters:
+            if flags & mask == value and (destination in self.local if target is None else destination == target):
+                break
+        else:
             return NOTHING
 
-        local = destination in self._local
-        events: list[Event] = []
-        live: Attempt | None = None
-        repeated: tuple[_Node, ...] = ()  # roots whose window begins again
-        busy: tuple[_Node, ...] = ()  # roots of doors for which this packet is something else than a beginning
-        attempt = attempts
-        while attempt is not None:
-            node, deadline, rest = attempt
-            if now >= deadline:
-                for door in node.waiting:
-                    events.append(TimedOut(source, door, node.depth))
-            elif (protocol == TCP and flags & node.mask != node.value) or not (
-                local if node.target is None else destination == node.target
-            ):
-                live = (node, deadline, live)  # does not count for these doors
-            else:
-                following = node.children.get(knock)
-                if following is not None:
-                    busy += (node.root,)
-                    for door in following.doors:
-                        events.append(Stage(source, door, following.depth))
-                    for door in following.opens:
-                        events.append(Opened(source, door))
-                    if following.waiting:
-                        live = (following, deadline, live)
-                elif knock == node.knock:
-                    if node.depth == 1:
-                        repeated += (node,)
-                    else:
-                        busy += (node.root,)
-                        live = (node, deadline, live)
-            attempt = rest
+        young = self._young
+        attempts = young.get(source)
+        if attempts is not None:
+            moves = False
+        else:
+            attempts = self._old.get(source)
+            moves = True
+        root = place.only
+        window = place.window
+        events: Sequence[Event]
+        live: Attempt | None
+        if root is not None and (
+            attempts is None
+            or (
+                attempts[0] is root
+                and attempts[2] is None
+                and now < attempts[1] + window.timeout
+                and "repeats" not in self.classic
+            )
+        ):
+            live = window.latest
+            if live[0] is not root or live[1] != now:
+                live = window.latest = (root, now, None)
+                if window.now != now:
+                    window.now, window.due = now, self._due_at(now + window.timeout)
+            if len(window.due) < self.survives:
+                window.due.append(source)
+            events = [_new(Stage, (source, door, 1)) for door in place.doors] if attempts is None else NOTHING
+        elif attempts is None and not place.roots:
+            return NOTHING
+        else:
+            live, events = self._judge(now, source, attempts, place, destination, protocol, port, flags)
 
-        for node in starts:
-            if (protocol == TCP and flags & node.mask != node.value) or not (
-                local if node.target is None else destination == node.target
-            ):
-                continue
-            if node in busy:
-                continue
-            for door in node.opens if node in repeated else node.doors:
-                events.append(Stage(source, door, 1))
-            for door in node.opens:
-                events.append(Opened(source, door))
-            if node.waiting:
-                deadline = now + node.timeout
-                live = (node, deadline, live)
-                tick = int(deadline * TICKS) + 1
-                sources = self._due.get(tick)
-                if sources is None:
-                    self._add_tick(tick, source)
-                elif len(sources) < self._generation:
-                    sources.append(source)
-
-        if live is not None:
-            young = self._young
-            if source not in young:
-                if attempts is not None:
-                    del self._old[source]
-                if len(young) >= self._generation:
-                    self.forgotten += len(self._old)
-                    self._old = young
-                    self._young = young = {}
-            young[source] = live
-        elif attempts is not None and self._young.pop(source, None) is None:
-            del self._old[source]
+        if live is None:
+            if attempts is not None:
+                self.drop(source)
+            return events
+        if moves:
+            if attempts is not None:
+                del self._old[source]
+            if len(young) >= self.survives:
+                self.forgotten += len(self._old)
+                self._old = young
+                self._young = young = {}
+        young[source] = live
         return events
 
+    def drop(self, source: bytes) -> None:
+        """Forget every attempt of this source, without telling."""
+        if self._young.pop(source, None) is None:
+            self._old.pop(source, None)
+
     def expire(self, now: float) -> list[TimedOut]:
-        """Drop the attempts whose window is over and tell them; call it when `next_deadline` has come."""
+        """Drop attempts whose window is over and tell them, SLICE at a time; to be called at `next_deadline`."""
         events: list[TimedOut] = []
-        while self._ticks and self._ticks[0] / TICKS <= now:
-            sources = self._due.pop(heappop(self._ticks))
+        left = SLICE
+        while left > 0 and self._ticks and self._ticks[0] / TICKS <= now:
+            due = self._due[self._ticks[0]]
+            sources = due[-left:]
+            del due[-left:]
+            if not due:
+                del self._due[heappop(self._ticks)]
+            left -= len(sources)
             for source in sources:
                 generation = self._young if source in self._young else self._old
-                attempt: Attempt | None = generation.get(source)
+                attempt = generation.get(source)
+                if attempt is not None and attempt[0].window.stale:
+                    attempt = self._moved(source, attempt)
                 live: Attempt | None = None
                 while attempt is not None:
-                    node, deadline, rest = attempt
-                    if now >= deadline:
+                    node, began, attempt = attempt
+                    if now >= began + node.window.timeout:
                         events += [TimedOut(source, door, node.depth) for door in node.waiting]
                     else:
-                        live = (node, deadline, live)
-                    attempt = rest
+                        live = (node, began, live)
                 if live is not None:
                     generation[source] = live
                 else:
@@ -233,79 +270,158 @@ class Tracker:
         return self._ticks[0] / TICKS if self._ticks else None
 
     def replace(self, doors: Iterable[Door]) -> None:
-        """Use these doors from now on; attempts at doors that keep name and sequence go on, with their deadline."""
+        """Use these doors from now on; attempts at doors that keep name and sequence go on, in their new window."""
         self._plant(doors)
-        moved: dict[_Node, list[_Node]] = {}
 
-        def move(attempts: Attempt) -> Attempt | None:
-            live: Attempt | None = None
-            attempt: Attempt | None = attempts
-            while attempt is not None:
-                node, deadline, attempt = attempt
-                if node not in moved:
-                    moved[node] = self._same(node)
-                for new in moved[node]:
-                    live = (new, deadline, live)
-            return live
-
-        for generation in (self._young, self._old):
-            for source, attempts in list(generation.items()):
-                live = move(attempts)
-                if live is None:
-                    del generation[source]
+    def _judge(
+        self,
+        now: float,
+        source: bytes,
+        attempts: Attempt | None,
+        place: _Port,
+        destination: bytes,
+        protocol: int,
+        port: int,
+        flags: int,
+    ) -> tuple[Attempt | None, list[Event]]:
+        """Tell what a knock of any kind brings about, and which attempts of its source live on."""
+        knock = protocol << 16 | port
+        local = destination in self.local
+        events: list[Event] = []
+        live: Attempt | None = None
+        repeated: tuple[_Node, ...] = ()  # roots whose window begins again
+        busy: tuple[_Node, ...] = ()  # roots of doors for which this packet is something else than a beginning
+        engaged = False  # classic: nothing else begins
+        attempt = attempts
+        if attempt is not None and attempt[0].window.stale:
+            attempt = self._moved(source, attempt)
+        while attempt is not None:
+            node, began, attempt = attempt
+            mask, value, target = node.filter
+            if now >= began + node.window.timeout:
+                for door in node.waiting:
+                    events.append(TimedOut(source, door, node.depth))
+                continue
+            if not (local if target is None else destination == target):
+                live = (node, began, live)  # does not count for these doors
+                continue
+            engaged = "doors" in self.classic
+            if protocol == TCP and flags & mask != value:
+                live = (node, began, live)
+                continue
+            following = node.children.get(knock)
+            if following is not None:
+                busy += (node.root,)
+                for door in following.doors:
+                    events.append(Stage(source, door, following.depth))
+                for door in following.opens:
+                    events.append(Opened(source, door, began))
+                if following.waiting:
+                    live = (following, began, live)
+            elif knock == node.knock and "repeats" not in self.classic:
+                if node.depth == 1:
+                    repeated += (node,)
                 else:
-                    generation[source] = live
+                    busy += (node.root,)
+                    live = (node, began, live)
+
+        for node in place.roots:
+            mask, value, target = node.filter
+            if node in busy or (engaged and node not in repeated):
+                continue
+            if (protocol == TCP and flags & mask != value) or not (local if target is None else destination == target):
+                continue
+            if not engaged:
+                for door in node.opens if node in repeated else node.doors:
+                    events.append(Stage(source, door, 1))
+                for door in node.opens:
+                    events.append(Opened(source, door, now))
+            if node.waiting:
+                live = (node, now, live)
+                self._plan(source, now + node.window.timeout)
+        return live, events
 
     def _plant(self, doors: Iterable[Door]) -> None:
         """Grow the trees."""
+        for window in self._windows.values():
+            window.stale = True
+        self._windows = {}
         roots: dict[tuple[object, ...], _Node] = {}
-        starts: dict[int, list[_Node]] = {}
-        self._targets: set[bytes] = set()
-        # Where each door passes, to find it again in `replace`.
+        # Every port of every door has a place: what has none is not a knock at all.
+        self._ports: dict[int, list[_Port | None]] = {TCP: [None] * 65536, UDP: [None] * 65536}
+        # Where each door passes, to find it again in `_moved`.
         self._paths: dict[tuple[str, tuple[Knock, ...]], list[list[_Node]]] = {}
+        alike: dict[tuple[_Filter, ...], tuple[_Filter, ...]] = {}
         for door in doors:
             if not door.sequence:  # its one-time sequences are used up
                 continue
-            node: _Node | None = None
+            filter = _Filter(*door.tcpflags, door.target.packed if door.target else None)
+            window = self._windows.setdefault(door.seq_timeout, _Window(door.seq_timeout))
             path: list[_Node] = []
-            for knock in map(_key, door.sequence):
-                starts.setdefault(knock, [])
-                if node is None:
-                    tree = (knock, *_tree_of(door))
-                    following = roots.get(tree)
-                    if following is None:
-                        following = roots[tree] = _Node(door, knock, None)
-                        starts[knock].append(following)
+            for knock in door.sequence:
+                protocol = TCP if knock.protocol == "tcp" else UDP
+                key = protocol << 16 | knock.port
+                place = self._ports[protocol][knock.port]
+                if place is None:
+                    place = self._ports[protocol][knock.port] = _Port(window)
+                counted = filter if protocol == TCP else _Filter(0, 0, filter.target)
+                if counted not in place.filters:
+                    place.filters += (counted,)
+                    place.filters = alike.setdefault(place.filters, place.filters)
+                if path:
+                    node = path[-1].children.get(key)
+                    if node is None:
+                        node = path[-1].children[key] = _Node(key, filter, window, path[-1])
                 else:
-                    following = node.children.get(knock)
-                    if following is None:
-                        following = node.children[knock] = _Node(door, knock, node)
-                node = following
+                    tree = (key, filter, door.seq_timeout, door.sequence if _alone(door.sequence) else None)
+                    node = roots.get(tree)
+                    if node is None:
+                        node = roots[tree] = _Node(key, filter, window, None)
+                        place.roots += (node,)
                 node.doors.append(door)
                 node.waiting.append(door)
                 path.append(node)
             path[-1].waiting.pop()
             path[-1].opens.append(door)
             self._paths.setdefault((door.name, door.sequence), []).append(path)
-            if door.target:
-                self._targets.add(door.target.packed)
-        # Every port of every door is a key: what is not in here is not a knock at all.
-        self._starts: dict[int, tuple[_Node, ...]] = {knock: tuple(nodes) for knock, nodes in starts.items()}
-        self._destinations = self._local | self._targets
+        for root in roots.values():
+            place = self._ports[root.knock >> 16][root.knock & 0xFFFF]
+            plain = not root.opens and root.knock not in root.children
+            if place and len(place.roots) == len(place.filters) == 1 and plain:
+                place.only, place.doors, place.window = root, tuple(root.doors), root.window
 
-    def _same(self, node: _Node) -> list[_Node]:
-        """Find where the doors that wait at a node of the old trees wait in the new ones."""
-        found: list[_Node] = []
-        for door in node.waiting:
-            for path in self._paths.get((door.name, door.sequence), ()):
-                if path[node.depth - 1] not in found:
-                    found.append(path[node.depth - 1])
-        return found
+    def _moved(self, source: bytes, attempts: Attempt) -> Attempt | None:
+        """Find these attempts at older doors again among the doors of now, in their window."""
+        live: Attempt | None = None
+        attempt: Attempt | None = attempts
+        while attempt is not None:
+            node, began, attempt = attempt
+            found: list[_Node] = []
+            for door in node.waiting:
+                for path in self._paths.get((door.name, door.sequence), ()):
+                    new = path[node.depth - 1]
+                    if new not in found:
+                        found.append(new)
+            for new in found:
+                live = (new, began, live)
+                if new.window.timeout != node.window.timeout:
+                    self._plan(source, began + new.window.timeout)
+        return live
 
-    def _add_tick(self, tick: int, source: bytes) -> None:
-        """Plan to look at this source, and at those that will be added to the tick, when their deadlines are over."""
-        self._due[tick] = [source]
-        heappush(self._ticks, tick)
-        # One who begins again and again is in a list each time. This shortens what is told, not what counts.
-        while sum(map(len, self._due.values())) > 2 * self._generation:
-            del self._due[heappop(self._ticks)]
+    def _plan(self, source: bytes, deadline: float) -> None:
+        """Look at this source when the deadline is over."""
+        due = self._due_at(deadline)
+        if len(due) < self.survives:
+            due.append(source)
+
+    def _due_at(self, deadline: float) -> list[bytes]:
+        """Give the list of sources to look at when this deadline is over."""
+        tick = int(deadline * TICKS) + 1
+        due = self._due.get(tick)
+        if due is None:
+            # One who begins again and again is in a list each time. This shortens what is told, not what counts.
+            while sum(map(len, self._due.values())) > 2 * self.survives:
+                del self._due[heappop(self._ticks)]
+            due = self._due[tick] = []
+            heappush(self._ticks, tick)
+        return due
