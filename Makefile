@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns sanity collection molecule
 
-.PHONY: help site test environment $(JOBS) pins clean
+.PHONY: help site test environment $(JOBS) fuzz test-kernel pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -26,6 +26,12 @@ netns: ## the daemon in network namespaces, needs root
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
+
+fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
+	@tools/fuzz
+
+test-kernel: environment ## the daemon on the kernels of Debian 12 and 13, booted in QEMU
+	@tools/test-kernel
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 MAX_KNOCKS = 32
+PORTS = 65535
 PROTOCOLS = ("tcp", "udp")
 
 # Below the ports that Linux gives to outgoing connections (net.ipv4.ip_local_port_range, 32768-60999): an answer to
@@ -89,7 +90,7 @@ def _parse_item(item: Any, number: int) -> Knock:
     if protocol not in PROTOCOLS:
         raise SequenceError(f"knock {number}, {_quote(text)}, has an unknown protocol: tcp and udp are possible")
     port = int(match.group(1)) if len(match.group(1)) <= 9 else 0
-    if not 1 <= port <= 65535:
+    if not 1 <= port <= PORTS:
         raise SequenceError(f"knock {number}, {_quote(text)}, is no port: ports go from 1 to 65535")
     return Knock(port, protocol)
 
@@ -104,12 +105,57 @@ def format_sequence(knocks: Iterable[Knock]) -> str:
     return ",".join(f"{knock.port}:{knock.protocol}" for knock in knocks)
 
 
-def scan_odds(knocks: Sequence[Knock]) -> int:
+def scan_odds(knocks: Sequence[Knock], strays: int | None = None, ports: int = PORTS) -> int:
     """Say how safe from a blind scanner: one sweep over all ports in random order hits the sequence once in so many.
 
     A sweep puts n different knocks into one of n! orders. Repeated knocks do not count: scanners repeat probes as well.
+
+    With `strays`, the attempt is void after more than so many ports that belong to no door and no service. The sweep
+    has u = `ports` - n of these. They fall into n + 1 gaps, before, between and after the knocks, and each of the
+    C(u+n, n) ways to fall is equally likely. In C(j+n-2, n-2) * (u-j+1) of them j are in the n - 1 gaps between the
+    knocks, so the sweep hits with the chance of
+
+        sum of C(j+n-2, n-2) * (u-j+1) for j = 0 ... strays / (n! * C(u+n, n))
+
+    Served ports lower u and change little; ports of other doors void as well and make it less likely still.
     """
-    return math.factorial(len(set(knocks)))
+    n = len(set(knocks))
+    if strays is None or n < 2:
+        return math.factorial(n)
+    u = max(0, ports - n)
+    ways = sum(math.comb(j + n - 2, n - 2) * (u - j + 1) for j in range(min(strays, u) + 1))
+    return math.factorial(n) * math.comb(u + n, n) // ways
+
+
+def sweep_hits(knocks: Sequence[Knock], strays: int | None = None) -> bool:
+    """Say whether a scan hits that sweeps the ports from low to high or from high to low; `strays` as in scan_odds."""
+    if strays is None:
+        return _swept(knocks, 1) or _swept(knocks, -1)
+    return any(
+        places == sorted(places) and places[-1] - places[0] + 1 - len(set(places)) <= strays
+        for places in _scans(knocks)
+    )
+
+
+def _scans(knocks: Sequence[Knock]) -> Iterator[list[int]]:
+    """Say when each knock comes in the scans that people run: port by port, or one protocol after the other."""
+    for direction in (1, -1):
+        ports = [direction * knock.port for knock in knocks]
+        if len({knock.protocol for knock in knocks}) == 1:
+            yield ports
+            continue
+        for order in (PROTOCOLS, PROTOCOLS[::-1]):
+            turns = [order.index(knock.protocol) for knock in knocks]
+            yield [2 * port + turn for port, turn in zip(ports, turns)]
+            yield [(PORTS + 1) * turn + port for port, turn in zip(ports, turns)]
+
+
+def odds(knocks: Sequence[Knock], strays: int | None) -> str:
+    """Say in words how often a blind scanner opens a door, and no port; `strays` as in scan_odds."""
+    often = "every time" if sweep_hits(knocks, strays) else "never"
+    return (
+        f"a scan in random order opens it once in {scan_odds(knocks, strays):,}, one in the order of the ports {often}"
+    )
 
 
 def weaknesses(knocks: Sequence[Knock]) -> list[str]:

@@ -65,10 +65,45 @@ def test_a_session_from_before_lives_on_even_without_conntrack(guarded: Lab) -> 
         assert served.recv(100) == words
 
 
+RULES = """
+table inet filter {
+    chain input { type filter hook input priority 0; policy accept; tcp dport 22 meta mark & 0x1000 == 0 drop; }
+}
+"""
+BROKEN = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp --dport 22 -j NOWHERE\nCOMMIT\n"
+
+
+def only_the_allowlist_is_in(lab: Lab) -> None:
+    for server, stranger in ((SERVER, STRANGER), (SERVER6, STRANGER6)):
+        assert not lab.is_open(server)
+        assert lab.is_open(server, source=stranger)
+
+
 def test_flush_ruleset_does_not_open_it(guarded: Lab) -> None:
+    guarded.nft(RULES)
     guarded.daemon(WITH_GUARD)
     guarded.server.run("nft", "flush", "ruleset")
-    assert not guarded.is_open()
+    only_the_allowlist_is_in(guarded)
+
+
+def test_a_reload_of_nftables_service_does_not_open_it(guarded: Lab) -> None:
+    guarded.nft(RULES)
+    guarded.daemon(WITH_GUARD)
+    file = guarded.directory / "nftables.conf"  # as Debian ships it: begins with a flush, and lets everybody in
+    file.write_text("flush ruleset\ntable inet filter { chain input { type filter hook input priority filter; }; }\n")
+    guarded.server.run("nft", "-f", str(file))
+    only_the_allowlist_is_in(guarded)
+    guarded.knock(*KNOCKS)
+    guarded.opens()
+
+
+def test_broken_rules_do_not_open_it(guarded: Lab) -> None:
+    guarded.daemon(WITH_GUARD)
+    for restore in ("iptables-restore", "ip6tables-restore"):
+        file = guarded.directory / restore
+        file.write_text(BROKEN)
+        guarded.server.fails(restore, str(file))
+    only_the_allowlist_is_in(guarded)
 
 
 def test_a_reload_changes_the_guard_and_keeps_admissions(guarded: Lab) -> None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,26 @@ def test_sigkill_closes_every_door_at_once(walled: Lab) -> None:
     walled.opens()
     daemon.kill()
     assert not walled.is_open()
+
+
+def test_sigkill_closes_every_door_also_while_a_command_runs(walled: Lab) -> None:
+    mark = walled.directory / "running"
+    slow = (
+        "[slow]\nsequence = 10021:tcp,10023:tcp,10022:tcp\ntcpflags = syn\ncommand = touch %s; exec sleep 60\n" % mark
+    )
+    daemon = walled.daemon(LONG + slow)
+    walled.knock(*KNOCKS, "10021", "10023", "10022")
+    walled.opens()
+    eventually(mark.exists)
+    children = Path("/proc/%d/task/%d/children" % (daemon.pid, daemon.pid)).read_text().split()
+    assert len(children) == 1
+    try:
+        daemon.kill()
+        assert Path("/proc/" + children[0]).exists()
+        assert not walled.is_open()
+        walled.daemon(LONG)
+    finally:
+        os.kill(int(children[0]), signal.SIGKILL)
 
 
 def test_after_sigkill_the_next_daemon_starts(walled: Lab) -> None:

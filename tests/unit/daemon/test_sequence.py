@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +17,10 @@ from knockd.sequence import (
     SequenceError,
     format_sequence,
     generate,
+    odds,
     parse_sequence,
     scan_odds,
+    sweep_hits,
     weaknesses,
 )
 
@@ -113,6 +117,55 @@ def test_a_strong_sequence_is_not_called_weak() -> None:
 
 def test_the_odds_are_those_of_hitting_the_order_by_chance() -> None:
     assert [scan_odds(parse_sequence(list(range(1, 1 + length)))) for length in (1, 2, 3, 5)] == [1, 2, 6, 120]
+
+
+def test_with_a_count_of_strays_the_odds_are_those_of_a_simulation() -> None:
+    chance = random.Random(1)
+    for length, strays, ports in ((2, 0, 6), (2, 3, 12), (3, 0, 5), (3, 2, 8), (3, 5, 12), (4, 4, 7)):
+        knocks = parse_sequence(list(range(1, 1 + length)))
+        sweep, hits, sweeps = list(range(1, 1 + ports)), 0, 60_000
+        for _ in range(sweeps):
+            chance.shuffle(sweep)
+            places = [sweep.index(knock.port) for knock in knocks]
+            hits += places == sorted(places) and places[-1] - places[0] + 1 - length <= strays
+        # scan_odds rounds down, and 5 times the standard deviation is what chance may do
+        once_in = scan_odds(knocks, strays, ports)
+        expected = sweeps / once_in
+        assert abs(hits - expected) < 5 * expected**0.5 + sweeps / once_in**2, (length, strays, ports)
+
+
+def test_with_a_count_of_strays_a_random_sweep_opens_nothing() -> None:
+    three, five = parse_sequence([7000, 9000, 8000]), parse_sequence([1, 2, 3, 4, 5])
+    # With u strays in all and 5 at most in the 2 gaps of 3 knocks: (1 + 2 + ... + 6) * u of about u^3 / 6 ways.
+    assert scan_odds(three, 5) == pytest.approx(6 * 65532**2 / (6 * 21), rel=0.001)
+    assert scan_odds(five, 5) > 10**17
+    assert scan_odds(three, 65535) == scan_odds(three) == 6
+    assert scan_odds(parse_sequence([7]), 5) == 1
+
+
+def test_with_a_count_of_strays_a_sweep_in_order_opens_only_neighbours() -> None:
+    def hits(value: str, strays: int | None) -> bool:
+        return sweep_hits(parse_sequence(value), strays)
+
+    assert hits("7000,8000,9000", None)
+    assert not hits("7000,8000,9000", 5)
+    assert hits("7000,7001,7007", 5)
+    assert not hits("7000,7001,7008", 5)
+    assert hits("7008,7001", 6)
+    assert not hits("7008,7001", 5)
+    assert hits("7000:tcp,7000:udp,7001:tcp", 0)
+    assert not hits("7000:tcp,7000:udp,7001:tcp,7001:udp,7009:tcp", 5)
+    assert not hits("20113,11873,28391", None)
+    assert hits("7", 0)
+
+
+def test_odds_in_words_hold_no_port() -> None:
+    said = odds(parse_sequence("21113,11873,28391"), 5) + odds(parse_sequence("21113,23873,28391"), None)
+    assert "once in 204," in said
+    assert "never" in said
+    assert "once in 6," in said
+    assert "every time" in said
+    assert not any(port in said for port in ("21113", "11873", "28391", "23873"))
 
 
 @pytest.mark.parametrize("length", [3, 5, 32])

@@ -16,6 +16,8 @@ from .commands import CommandsError
 from .daemon import Daemon, Options
 from .kernel import KernelError
 from .log import Log
+from .model import Door, Settings
+from .sequence import odds
 
 DEFAULT_PID_FILE = "/var/run/knockd.pid"
 
@@ -67,6 +69,9 @@ def main(arguments: List[str]) -> int:
         print("knockd: warning: %s" % warning, file=sys.stderr)
     if given.check:
         print("%s: %d doors, no errors" % (options.config, len(settings.doors)))
+        for door in settings.doors:
+            if door.sequence:
+                print("%s: %s" % (door.name, odds_of(door, settings)))
         return 0
 
     # Before the table and the sockets: they belong to the process that makes them.
@@ -89,6 +94,18 @@ def main(arguments: List[str]) -> int:
     if given.daemon:
         remove(pid_file)
     return 0
+
+
+def odds_of(door: Door, settings: Settings) -> str:
+    """What a blind scanner's chances are, without the sequence: with the count of strays, if that is on, and without."""
+    classic = odds(door.sequence, None)
+    if "scans" in settings.classic:
+        return classic
+    return "%s; without the count of stray ports (at most %d): %s" % (
+        odds(door.sequence, settings.strays),
+        settings.strays,
+        classic,
+    )
 
 
 def fail(error: Exception) -> int:

@@ -214,8 +214,8 @@ class Commands:
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
             )
         except (OSError, ValueError) as error:  # too long; or with a NUL
-            why = getattr(error, "strerror", error)
-            self._log.say("%s: cannot run the command: %s" % (door, why), "error", address, door)
+            reason = getattr(error, "strerror", error)
+            self._log.say("%s: cannot run the command: %s" % (door, reason), "error", address, door)
             return False
         self._running[pair.pid] = pair
         return True

@@ -48,6 +48,7 @@ _HEADER = re.compile(r"\[([^\]]*)\]\s+#.*")
 _COMMENT = re.compile(r"(?:^|\s+)#.*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SEVERAL = re.compile(r"[0-9][a-z:/]*[\s,;]+[0-9]", re.IGNORECASE)
 _PORTS = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?(?:\s*[/:]\s*([A-Za-z]+))?")
 
 
@@ -342,11 +343,16 @@ def _check_closers(name: str, doors: tuple[Door, ...]) -> None:
             raise ConfigError(
                 name,
                 door.line,
-                f"[{door.name}]: close_door names {door.close_door}, which is no door with open_ports: {known}",
+                f"[{door.name}]: close_door names {_quoted(door.close_door)}, which is no door with open_ports: {known}",
             )
 
 
 # From text to values: each raises ValueError with what is wrong and the cure
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for a message; one with several numbers may be a sequence in the wrong place."""
+    return "a list" if _SEVERAL.search(text) else repr(text.strip())
 
 
 def _read(values: dict[str, _Value], key: str, name: str, convert: Callable[[str], T], default: T) -> T:
@@ -362,7 +368,7 @@ def _read(values: dict[str, _Value], key: str, name: str, convert: Callable[[str
 
 def _seconds(text: str) -> float:
     if not _NUMBER.fullmatch(text) or float(text) > LONGEST:
-        raise ValueError(f"{text!r} is no number of seconds: write one from 0 to {LONGEST}")
+        raise ValueError(f"{_quoted(text)} is no number of seconds: write one from 0 to {LONGEST}")
     return float(text)
 
 
@@ -379,7 +385,7 @@ def _mark(text: str) -> int:
     except ValueError:
         mark = 0
     if not 0 < mark < 1 << 32 or mark & (mark - 1):
-        raise ValueError(f"{text!r} is no single bit of the packet mark: write one such as 0x1000")
+        raise ValueError(f"{_quoted(text)} is no single bit of the packet mark: write one such as 0x1000")
     return mark
 
 
@@ -412,7 +418,7 @@ def _tcpflags(text: str) -> TcpFlags:
         bit = FLAGS.get(flag.lstrip("!").strip())
         if bit is None:
             raise ValueError(
-                "unknown flag {!r}: possible are {}, each with a ! for not".format(item.strip(), ", ".join(FLAGS))
+                "unknown flag {}: possible are {}, each with a ! for not".format(_quoted(item), ", ".join(FLAGS))
             )
         wanted = 0 if clear else bit
         if mask & bit and value & bit != wanted:
@@ -426,7 +432,7 @@ def _address(text: str) -> Address:
     try:
         return ip_address(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no address: write one IPv4 or IPv6 address") from None
+        raise ValueError(f"{_quoted(text)} is no address: write one IPv4 or IPv6 address") from None
 
 
 def _port_ranges(text: str) -> tuple[PortRange, ...]:
@@ -434,13 +440,13 @@ def _port_ranges(text: str) -> tuple[PortRange, ...]:
     for item in text.split(","):
         match = _PORTS.fullmatch(item.strip())
         if not match:
-            raise ValueError(f"{item.strip()!r} is no port: write 22/tcp or 60000-60010/udp")
+            raise ValueError(f"{_quoted(item)} is no port: write 22/tcp or 60000-60010/udp")
         first, last = int(match.group(1)), int(match.group(2) or match.group(1))
         protocol = (match.group(3) or "tcp").lower()
         if protocol not in ("tcp", "udp"):
-            raise ValueError(f"{item.strip()!r} has an unknown protocol: tcp and udp are possible")
+            raise ValueError(f"{_quoted(item)} has an unknown protocol: tcp and udp are possible")
         if not 1 <= first <= last <= 65535:
-            raise ValueError(f"{item.strip()!r} is no port: ports go from 1 to 65535, the smaller first")
+            raise ValueError(f"{_quoted(item)} is no port: ports go from 1 to 65535, the smaller first")
         ports = PortRange(first, last, protocol)
         for other in ranges:
             if _overlap(ports, other):
@@ -465,14 +471,14 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{text!r} is no network: write one such as 198.18.0.0/24") from None
+        raise ValueError(f"{_quoted(text)} is no network: write one such as 198.18.0.0/24") from None
     raise ValueError(f"{text!r} has host bits: write {network}")
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
     def choose(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError("{!r} is not possible: write {}".format(text, " or ".join(words)))
+            raise ValueError("{} is not possible: write {}".format(_quoted(text), " or ".join(words)))
         return text.lower()
 
     return choose

@@ -72,12 +72,13 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
-        self._tracker = Tracker(self._doors)
+        self._tracker = Tracker(self._doors, classic=self._settings.classic)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
+        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
@@ -138,10 +139,10 @@ class Daemon:
         self._tell(now, self._tracker.expire(now))
         self._commands.expire(now)
         self._capture.on_time(now)
+        self._control.expire(now)
         for source, door in self._lookout.due(now):
             if door in self._doors:
                 self._open(now, source, door)
-        self._control.expire(now)
         if self._notifier.interval and now >= self._alive_at:
             self._notifier.alive()
             self._alive_at = now + self._notifier.interval
@@ -161,8 +162,8 @@ class Daemon:
             if self._lookout.ignores(now, event.source):
                 self._tracker.drop(event.source)
             elif isinstance(event, Stage):
-                self._lookout.progress(now, *event)
                 self._knocks += 1
+                self._lookout.progress(now, *event)
                 self._log.progress("stage", text(event.source), event.door.name, "Stage %d" % event.number)
             elif isinstance(event, Opened):
                 if self._lookout.completed(now, event.source, event.door):
@@ -173,10 +174,10 @@ class Daemon:
                     "timeout", text(event.source), event.door.name, "sequence timeout (stage %d)" % event.number
                 )
 
-    def _refuse(self, source: bytes, why: str) -> None:
-        self._tracker.drop(source)
+    def _refuse(self, source: bytes, door: str, why: str) -> None:
         self._refused += 1
-        self._log.progress("refuse", text(source), "", why)
+        self._tracker.drop(source)
+        self._log.progress("refuse", text(source), door, why)
 
     def _open(self, now: float, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):
@@ -213,10 +214,10 @@ class Daemon:
     def _install(self, settings: Settings) -> None:
         """Makes the table, or changes it. Command doors can do without it, if it cannot be had."""
         needed = bool(settings.guards or any(door.open_ports for door in settings.doors))
-        group = self._lookout.listen(settings)
-        if self._table or needed or group is not None:
+        if self._table or needed or self._lookout.wants(settings):
             try:
-                self._table = self._installed(self._table or Table(), settings, group)
+                table = self._table or Table()  # before the lookout listens: the first socket bears our process number
+                self._table = self._installed(table, settings, self._lookout.listen(settings))
             except KernelError as error:
                 if self._table or needed:
                     raise
@@ -249,6 +250,7 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
+            self._tracker.classic = settings.classic
             self._settings = settings
             self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:

@@ -450,6 +450,8 @@ def _netlink_socket(opened: Iterable[Tuple[int, str]]) -> socket.socket:
         except OSError:
             continue  # some other file
         if found.family == socket.AF_NETLINK and found.proto == NETLINK_NETFILTER:
+            if not found.getsockname()[0]:
+                found.bind((0, 0))  # now, as the first one of this process: then it bears its number, see `_who`
             return found
         found.close()
     raise KernelError("the netlink socket of nftables is not to be seen in /proc/self/fd: is /proc mounted?")

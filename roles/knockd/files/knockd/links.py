@@ -101,7 +101,7 @@ class Links:
                 self._apply(answer, body)
 
     def _apply(self, kind: int, payload: bytes) -> None:
-        if kind in (RTM_NEWLINK, RTM_DELLINK):
+        if kind in (RTM_NEWLINK, RTM_DELLINK) and len(payload) >= LINK.size:
             family, _type, index, _flags, _change = LINK.unpack_from(payload)
             if family != socket.AF_UNSPEC:
                 return  # AF_BRIDGE: a port leaves its bridge, the interface stays
@@ -111,7 +111,7 @@ class Links:
             else:
                 name = attributes(payload[LINK.size :]).get(IFLA_IFNAME, b"")
                 self._names[index] = name.rstrip(b"\0").decode(errors="replace")
-        elif kind in (RTM_NEWADDR, RTM_DELADDR):
+        elif kind in (RTM_NEWADDR, RTM_DELADDR) and len(payload) >= ADDRESS.size:
             index = ADDRESS.unpack_from(payload)[4]
             found = attributes(payload[ADDRESS.size :])
             # On a point-to-point link IFA_ADDRESS is the peer's.

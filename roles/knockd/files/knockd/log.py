@@ -100,14 +100,13 @@ class Log:
         self._write(text, about)
 
     def door(self, event: str, address: str, door: str, text: str) -> None:
-        """`IP: door: text`, with the host's name after the address if that is wanted, and `IP: text` without a door."""
+        """`IP: door: text`, `IP: text` without a door; with the host's name after the address if that is wanted."""
         about = _About(event, address, door)
-        line = _classic(address, door, text)
-        self._tell(line, about)
+        self._tell(_line(about, text), about)
         if self._names:
             self._names.write(about, text)
         else:
-            self._write(line, about)
+            self._write(_line(about, text), about)
 
     def progress(self, event: str, address: str, door: str, text: str) -> None:
         """Like `door`, for what anybody can cause with one packet: at most PROGRESS_PER_SECOND."""
@@ -156,8 +155,10 @@ class Log:
             pass  # nobody reads it any more
 
 
-def _classic(address: str, door: str, text: str) -> str:
-    return ": ".join(part for part in (address, door, text) if part)
+def _line(about: _About, text: str, host: str = "") -> str:
+    """The classic line."""
+    who = "%s (%s)" % (about.address, host) if host else about.address
+    return ": ".join(part for part in (who, about.door, text) if part)
 
 
 def entry(text: str, about: _About) -> bytes:
@@ -224,7 +225,7 @@ class _Names:
         try:
             self._lines.put_nowait((about, text))
         except self._full:
-            self._write(_classic(about.address, about.door, text), about)
+            self._write(_line(about, text), about)
 
     def stop(self) -> None:
         """Writes what waits, but not for long."""
@@ -240,8 +241,7 @@ class _Names:
             if line is None:
                 return
             about, text = line
-            knocker = "%s (%s)" % (about.address, self._name(about.address))
-            self._write(_classic(knocker, about.door, text), about)
+            self._write(_line(about, text, self._name(about.address)), about)
 
     def _name(self, address: str) -> str:
         if address not in self._known:

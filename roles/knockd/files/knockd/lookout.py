@@ -33,9 +33,9 @@ class _Settling(NamedTuple):
 
 
 class Lookout:
-    """Decides about every completed door. `refuse` is called with the source and why it is refused, if it is."""
+    """Decides about every completed door. `refuse` is called with source, door (or "") and why, if one is refused."""
 
-    def __init__(self, selector: selectors.BaseSelector, log: Log, refuse: Callable[[bytes, str], None]) -> None:
+    def __init__(self, selector: selectors.BaseSelector, log: Log, refuse: Callable[[bytes, str, str], None]) -> None:
         self._selector = selector
         self._log = log
         self._refuse = refuse
@@ -48,9 +48,13 @@ class Lookout:
         self._settling: List[_Settling] = []
         self._order = count()
 
+    def wants(self, settings: Settings) -> bool:
+        """Whether strays are to be counted, and can be as far as is known."""
+        return bool(settings.doors) and "scans" not in settings.classic and not self._blind
+
     def listen(self, settings: Settings) -> Optional[int]:
         """The group of NFLOG that the table is to log strays to; None if it is not to, or cannot."""
-        if "scans" in settings.classic or self._blind or not settings.doors:
+        if not self.wants(settings):
             return None
         if self._nflog is None:
             try:
@@ -94,7 +98,7 @@ class Lookout:
             return True
         if self._table is None:
             if self._strays.is_weak(door):
-                self._refuse(source, "%s: stays shut, its sequence is weak: a scan would open it" % door.name)
+                self._refuse(source, door.name, "stays shut, its sequence is weak: a scan would open it")
                 return False
             return True
         self._on_strays(None)  # those that came before the last knock are all there by now
@@ -146,7 +150,7 @@ class Lookout:
         if any(waiting.source == source for waiting in self._settling):
             self._settling = [waiting for waiting in self._settling if waiting.source != source]
             heapq.heapify(self._settling)
-        self._refuse(source, "backing off for %g s: it scans (%s)" % (self._strays.window, evidence))
+        self._refuse(source, "", "backing off for %g s: it scans (%s)" % (self._strays.window, evidence))
 
     def _scans(self, source: bytes) -> bool:
         try:

@@ -23,7 +23,7 @@ def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
     offset = 0
     while offset + HEADER.size <= len(data):
         length, kind, flags, _sequence, _port = HEADER.unpack_from(data, offset)
-        if length < HEADER.size:
+        if length < HEADER.size or offset + length > len(data):
             return
         yield kind, flags, data[offset + HEADER.size : offset + length]
         offset += (length + 3) & ~3
@@ -35,7 +35,7 @@ def attributes(data: bytes) -> Dict[int, bytes]:
     offset = 0
     while offset + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
+        if length < ATTRIBUTE.size or offset + length > len(data):
             break
         found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
@@ -60,7 +60,7 @@ def nested(kind: int, attributes: bytes) -> bytes:
 def refusal(data: bytes) -> int:
     """The errno of the first message in this datagram that says no; 0 if none does."""
     for kind, _flags, payload in messages(data):
-        if kind == NLMSG_ERROR:
+        if kind == NLMSG_ERROR and len(payload) >= _ERROR.size:
             (number,) = _ERROR.unpack_from(payload)
             if number:
                 return -int(number)

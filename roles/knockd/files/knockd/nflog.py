@@ -72,14 +72,14 @@ class Nflog:
                         yield packet
 
     def _bind(self) -> int:
+        taken = OSError(errno.EPERM, os.strerror(errno.EPERM))
         for self.group in range(FIRST_GROUP, FIRST_GROUP + GROUPS):
             try:
                 self._configure(attribute(NFULA_CFG_CMD, NFULNL_CFG_CMD_BIND))
                 return self.group
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-        raise OSError(errno.EBUSY, "%d groups of NFLOG are all taken" % GROUPS)
+            except PermissionError as error:
+                taken = error  # what the kernel says of somebody else's group as well
+        raise taken
 
     def _configure(self, what: bytes) -> None:
         self._socket.send(request(NFULNL_MSG_CONFIG, NLM_F_ACK, NFGENMSG.pack(0, 0, self.group) + what))

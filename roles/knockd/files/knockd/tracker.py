@@ -138,10 +138,7 @@ def _alone(knocks: Sequence[Knock]) -> bool:
 
 
 class Tracker:
-    """The doors, and the state of everybody who knocks at them.
-
-    `classic` may hold "repeats" and "doors", see above; other words mean nothing here.
-    """
+    """The doors, and the state of everybody who knocks at them."""
 
     def __init__(self, doors: Iterable[Door], bound: int = BOUND, classic: Iterable[str] = ()) -> None:
         self.bound = bound
@@ -150,8 +147,8 @@ class Tracker:
         """How many first knocks of others a knock in progress survives, at least, between two of its own."""
         self.forgotten = 0
         """How many knockers went because the bound was reached, since the start."""
-        self._repeats_void = "repeats" in classic
-        self._one_at_a_time = "doors" in classic
+        self.classic = frozenset(classic)
+        """Words of model.CLASSIC; only "repeats" and "doors" mean something here. May change at any time."""
         self._young: dict[bytes, Attempt] = {}
         self._old: dict[bytes, Attempt] = {}
         # When to look whose time is over: for each tick the sources to look at, and the ticks as a heap.
@@ -165,6 +162,14 @@ class Tracker:
     def __len__(self) -> int:
         """How many sources have an attempt, those included whose time-out is not told yet."""
         return len(self._young) + len(self._old)
+
+    def guarantee(self) -> str:
+        """Say in words what the bound means."""
+        seconds = ", ".join(f"{self.survives / rate:.1f} s under {rate:,}" for rate in (10_000, 50_000, 200_000))
+        return (
+            f"at most {self.bound:,} knockers are remembered: a knock in progress survives {self.survives:,} first knocks"
+            f" of others, {seconds} of them a second"
+        )
 
     def observe(
         self, now: float, source: bytes, destination: bytes, protocol: int, port: int, flags: int
@@ -196,7 +201,7 @@ class Tracker:
                 attempts[0] is root
                 and attempts[2] is None
                 and now < attempts[1] + window.timeout
-                and not self._repeats_void
+                and "repeats" not in self.classic
             )
         ):
             live = window.latest
@@ -300,7 +305,7 @@ class Tracker:
             if not (local if target is None else destination == target):
                 live = (node, began, live)  # does not count for these doors
                 continue
-            engaged = self._one_at_a_time
+            engaged = "doors" in self.classic
             if protocol == TCP and flags & mask != value:
                 live = (node, began, live)
                 continue
@@ -313,7 +318,7 @@ class Tracker:
                     events.append(Opened(source, door, began))
                 if following.waiting:
                     live = (following, began, live)
-            elif knock == node.knock and not self._repeats_void:
+            elif knock == node.knock and "repeats" not in self.classic:
                 if node.depth == 1:
                     repeated += (node,)
                 else:

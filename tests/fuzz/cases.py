@@ -1,0 +1,413 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is fuzzed, and what has to hold whatever comes: each case takes any bytes and says how much it has tried.
+
+Hypothesis (test_fuzz.py) and atheris (campaign.py) feed the same cases. Where the kernel can be asked it is: the packet
+filter runs in the kernel, on a pair of unix sockets, which needs no root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import socket
+import struct
+from ipaddress import ip_address
+from pathlib import Path
+
+from knockd import bpf, elements, kernel, netlink, one_time
+from knockd.config import ConfigError, parse, parse_guard
+from knockd.links import Links
+from knockd.model import Door, Guard, Opened, Settings, TcpFlags
+from knockd.packet import TCP, UDP, Packet
+from knockd.packet import parse as parse_packet
+from knockd.sequence import Knock, parse_sequence
+from knockd.tracker import Tracker
+
+from .source import Source
+
+# Packets
+
+FIN, SYN, ACK = 1, 2, 16
+ME, TARGET = ip_address("198.18.0.1").packed, ip_address("198.18.0.99").packed
+ME_6 = ip_address("fd00:5e5a::1").packed
+KNOCKERS = [ip_address("198.18.0.%d" % number).packed for number in range(2, 6)]
+KNOCKERS_6 = [ip_address("fd00:5e5a::%d" % number).packed for number in range(2, 4)]
+
+
+def _door(name: str, sequence: str, **rest: object) -> Door:
+    return Door(name, parse_sequence(sequence), **{"seq_timeout": 5.0, **rest})  # type: ignore[arg-type]
+
+
+SSH = _door("ssh", "20113,11873,28391", tcpflags=TcpFlags(SYN | ACK, SYN))
+DOORS = [
+    SSH,
+    _door("mixed", "20113,11873:udp,9001", tcpflags=TcpFlags(SYN | ACK, SYN)),
+    _door("same beginning", "20113,11873,9003", tcpflags=TcpFlags(SYN | ACK, SYN)),
+    _door("repeats", "9001,9001,9002,9001"),
+    _door("udp", "9001:udp,9002:udp", seq_timeout=1.0),
+    _door("bell", "9009"),
+    _door("wake", "9003,9002,9001", target=ip_address(TARGET)),
+    _door("ack", "28391,9002", tcpflags=TcpFlags(ACK, ACK), seq_timeout=60.0),
+    Door("used up", ()),
+]
+OTHER_DOORS = [SSH, *DOORS[3:6], _door("new", "11873,20113")]
+PORTS = sorted({knock for door in DOORS for knock in door.sequence})
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+
+
+class Filter:
+    """The daemon's filter program, run by the kernel."""
+
+    def __init__(self, doors: list[Door]) -> None:
+        self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._reader.setblocking(False)
+        self.use(doors)
+
+    def use(self, doors: list[Door]) -> None:
+        code = bpf.pack(bpf.program(doors))
+        buffer = ctypes.create_string_buffer(code, len(code))
+        filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
+        self._reader.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
+
+    def passes(self, data: bytes) -> bytes | None:
+        """What the daemon would get of this packet; None if nothing."""
+        self._writer.send(data)
+        try:
+            return self._reader.recv(65536)
+        except BlockingIOError:
+            return None
+
+
+class Host:
+    """A filter and a tracker that live through all packets: what one input leaves behind, the next one meets."""
+
+    BOUND = 512
+    HISTORY = 20_000
+
+    def __init__(self) -> None:
+        self.doors = DOORS
+        self.now = 1000.0
+        self._filter = Filter(self.doors)
+        self._legitimate = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.tracker = Tracker(self.doors, self.BOUND)
+        self.tracker.local = frozenset((ME, ME_6))
+        self._history: dict[bytes, list[tuple[float, Packet]]] = {}
+
+    def packets(self, data: bytes) -> int:
+        """Packets as an attacker would choose them, then a legitimate knock; how many these were."""
+        source = Source(data)
+        sent = 0
+        if sum(map(len, self._history.values())) > self.HISTORY:
+            self._begin()  # the history is ours, and would grow without bound
+        aims = {knocker: (self.doors[0], 0) for knocker in KNOCKERS + KNOCKERS_6}
+        while source:
+            if source.once_in(16):
+                self._time_passes(source)
+            elif source.once_in(16):
+                self.receive(source.take(source.number(120)))
+                sent += 1
+            else:
+                knocker = source.choice(KNOCKERS) if source.number(3) else source.choice(KNOCKERS_6)
+                door, stage = aims[knocker]
+                if source.once_in(4) or stage >= len(door.sequence):
+                    door, stage = source.choice([door for door in self.doors if door.sequence]), 0
+                knock = source.choice(PORTS) if source.once_in(8) else door.sequence[stage]
+                aims[knocker] = (door, stage + 1)
+                sender = knocker
+                if source.once_in(8):  # a flood of them is spoofed
+                    sender = b"\xc6\x12" + source.take(2).ljust(2, b"\0")
+                packet = build(source, sender, door, knock)
+                self.receive(source.damage(packet) if source.once_in(4) else packet)
+                sent += 1
+        return sent + self._legitimate_knock()
+
+    def receive(self, data: bytes) -> list[str]:
+        """One packet from the wire to the tracker; the names of the doors that it opens."""
+        passed = self._filter.passes(data) if data else None
+        packet = parse_packet(data)
+        if packet and any(self._is_knock(packet, knock) for door in self.doors for knock in door.sequence):
+            assert passed is not None, "the filter drops a knock: %s" % data.hex()
+        if passed is None:
+            return []
+        packet = parse_packet(passed)
+        if packet is None:
+            return []  # a tcp header that is cut short: the filter does not look that far
+        history = self._history.setdefault(packet.source, [])
+        history.append((self.now, packet))
+        opened = []
+        for event in self.tracker.observe(self.now, *packet):
+            assert event.source == packet.source
+            if isinstance(event, Opened):
+                opened.append(event.door.name)
+                assert self._earned(event.door, history), "%s opens without its sequence" % event.door.name
+        assert len(self.tracker) <= self.BOUND
+        return opened
+
+    @staticmethod
+    def _is_knock(packet: Packet, knock: Knock) -> bool:
+        return (packet.protocol, packet.port) == (TCP if knock.protocol == "tcp" else UDP, knock.port)
+
+    def _earned(self, door: Door, history: list[tuple[float, Packet]]) -> bool:
+        """Whether the packets of one source hold the door's knocks in order, within its window, up to the last one."""
+        missing = list(door.sequence)
+        destinations = (door.target.packed,) if door.target else (ME, ME_6)
+        for when, packet in reversed(history):
+            if (
+                self._is_knock(packet, missing[-1])
+                and packet.destination in destinations
+                and (packet.protocol == UDP or packet.flags & door.tcpflags.mask == door.tcpflags.value)
+            ):
+                missing.pop()
+                if not missing:
+                    return self.now - when < door.seq_timeout
+        return False
+
+    def _time_passes(self, source: Source) -> None:
+        self.now += source.choice((0.0, 0.01, 0.5, 1.0, 2.5, 5.0, 60.0))
+        what = source.number(8)
+        if what < 4:
+            self.tracker.expire(self.now)
+            due = self.tracker.next_deadline()
+            assert due is None or due > self.now, "it would be woken for nothing"
+        elif what == 4:
+            self.doors = OTHER_DOORS if self.doors is DOORS else DOORS
+            self._filter.use(self.doors)
+            self.tracker.replace(self.doors)
+        elif what == 5:
+            self.tracker.local = frozenset((ME, ME_6)) if source.number(4) else frozenset()
+
+    def _legitimate_knock(self) -> int:
+        """Somebody who has never been here, and opens."""
+        self.tracker.local = frozenset((ME, ME_6))
+        self._legitimate = (self._legitimate + 1) % 65536
+        knocker = b"\xc6\x13" + self._legitimate.to_bytes(2, "big")
+        opened = [name for knock in SSH.sequence for name in self.receive(ip4(knocker, ME, tcp(knock.port, SYN)))]
+        assert "ssh" in opened, "a legitimate knock is lost"
+        return len(SSH.sequence)
+
+
+def build(source: Source, sender: bytes, door: Door, knock: Knock) -> bytes:
+    """The packet that this knock would be, from an IPv4 or IPv6 address, with what is optional there as it comes."""
+    mask, value = door.tcpflags
+    flags = source.number(256) if source.once_in(8) else value | (0 if mask & SYN else SYN)
+    segment = tcp(knock.port, flags) if knock.protocol == "tcp" else udp(knock.port)
+    if len(sender) == 16:
+        return struct.pack("!IHBB", 6 << 28, len(segment), segment_kind(knock), 64) + sender + ME_6 + segment
+    destination = door.target.packed if door.target else ME
+    if source.once_in(8):
+        return ip4(sender, destination, segment, segment_kind(knock), source.number(11), source.number(65536))
+    return ip4(sender, destination, segment, segment_kind(knock))
+
+
+def segment_kind(knock: Knock) -> int:
+    return TCP if knock.protocol == "tcp" else UDP
+
+
+def tcp(port: int, flags: int) -> bytes:
+    return struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, flags, 64240, 0, 0)
+
+
+def udp(port: int) -> bytes:
+    return struct.pack("!HHHH", 40000, port, 9, 0) + b"x"
+
+
+def ip4(
+    sender: bytes, destination: bytes, segment: bytes, protocol: int = TCP, options: int = 0, fragment: int = 0
+) -> bytes:
+    """An IPv4 packet with `options` words of options and the given fragment field (RFC 791, 3.1)."""
+    length = 20 + 4 * options + len(segment)
+    header = struct.pack("!BBHHHBBH", 0x45 + options, 0, length, 7, fragment, 64, protocol, 0)
+    return header + sender + destination + b"\x01" * 4 * options + segment
+
+
+# Configurations
+
+SECRET = ("20113", "11873", "28391")
+_SPELLINGS = [
+    *("20113:tcp,11873:udp,28391:tcp", "20113,11873,28391", "20113/tcp, 11873/udp , 28391"),
+    *("20113 11873 28391", "20113;11873;28391", "20113:tcp 11873:udp 28391:tcp", "20113,11873,28391,70000"),
+]
+_HEADERS = ["[options]", "[ssh]", "[web]", "[ssh]  # two", "[a b]", '[say "hello"]', "[]", "[ssh", "[ü\udcff]"]
+_KEYS = [
+    *("UseSyslog", "LogFile", "PidFile", "Interface", "Mark", "Guard", "State_Dir"),
+    *("Sequence", "sequence", "One_Time_Sequences", "Seq_Timeout", "timeout", "TCPFlags", "Target"),
+    *("open_ports", "open_timeout", "close_door", "command", "start_command", "start_command_6"),
+    *("stop_command", "stop_command_6", "cmd_timeout", "ports", "allow", "refuse", "knock", "nonsense", ""),
+]
+_VALUES = [
+    *("/var/log/knockd.log", "eth0, any", "0x1000", "5", "0", "2.5", "-1", "1e9", "99999999999", "nan", "٣", ""),
+    *("syn", "syn,!ack", "!syn,syn", "22/tcp", "22,60000-60010/udp", "0/tcp", "70000", "30-20", "ssh", "web"),
+    *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.0/24, fd00:5e5a::/32", "198.18.0.7/24", "1/33"),
+    *("reset", "drop", "yes", "echo %IP% # not a comment", "x # a comment", "5,9,7", "1:sctp", ",,", "\ufeff", "\xa0"),
+    *_SPELLINGS,
+    *_SPELLINGS[:3],
+]
+_ALWAYS = "[ssh]\nsequence = 20113:tcp,11873:udp,28391:tcp\nopen_ports = 22/tcp\n"
+
+
+def config_text(source: Source) -> str:
+    """Lines as people write them, and lines as nobody does."""
+    lines = [_ALWAYS] if source.number(2) else []
+    while source and len(lines) < 24:
+        kind = source.number(16)
+        if kind < 4:
+            line = source.choice(_HEADERS)
+        elif kind < 14:
+            line = source.choice(_KEYS) + source.choice((" = ", "=", " ", " == ")) + source.choice(_VALUES)
+        elif kind == 14:
+            line = source.choice(_SPELLINGS)
+        else:
+            line = source.take(source.number(24)).decode("utf-8", "surrogateescape")
+        if source.once_in(8):
+            line = source.damage(line.encode("utf-8", "surrogateescape"), 2).decode("utf-8", "surrogateescape")
+        lines.append(line)
+    return source.choice(("\n", "\n", "\r\n")).join(lines)
+
+
+def configs(data: bytes) -> int:
+    """A text is settings that every later room can use, or one error that names its line; neither shows a sequence."""
+    text = config_text(Source(data))
+    with contextlib.suppress(ConfigError):
+        check_settings(judged(text, parse))
+    return 1
+
+
+def guards(data: bytes) -> int:
+    """The same for guard files."""
+    text = config_text(Source(data))
+    with contextlib.suppress(ConfigError):
+        check_guards(judged(text, parse_guard))
+    return 1
+
+
+def judged(text, parser):  # type: ignore[no-untyped-def]
+    """What a parser makes of a text; raises ConfigError after a look at its message."""
+    try:
+        made = parser(text, "file")
+    except ConfigError as error:
+        message = str(error)
+        told = re.match(r"file:(\d+): .", message)
+        assert told and 1 <= int(told.group(1)) <= text.count("\n") + 1, message
+        check_message(message, text)
+        raise
+    return made
+
+
+def check_message(message: str, text: str) -> None:
+    """One line that does not show a sequence; the name of a door is shown, whatever people write there."""
+    assert "\n" not in message, message
+    names = "".join(re.findall(r"\[(.*)\]", text))
+    assert len(secrets(message) - secrets(names)) < 2, message
+
+
+def secrets(text: str) -> set[str]:
+    return {port for port in SECRET if re.search(rf"\b{port}\b", text)}
+
+
+def check_settings(settings: Settings) -> None:
+    for warning in settings.warnings:
+        assert re.match(r"file:\d+: ", warning), warning
+        check_message(warning, "".join("[%s]" % door.name for door in settings.doors))
+    for door in settings.doors:
+        assert door.sequence or door.one_time_sequences
+        assert all(1 <= knock.port <= 65535 for knock in door.sequence)
+        assert door.seq_timeout > 0
+        said = kernel.comment(door.name)
+        assert b'"' not in said and said.decode().isprintable() and len(said) <= kernel.COMMENT_BYTES
+        elements.batch(elements.renew(kernel.NAME, [kernel.element(ME_6, ports) for ports in door.open_ports]))
+    assert len(bpf.program(settings.doors)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
+    Tracker(settings.doors).observe(1.0, KNOCKERS[0], ME, TCP, 20113, SYN)
+
+
+def check_guards(found: tuple[Guard, ...]) -> None:
+    for line in kernel.guard_lines(found, has_ranges=True):
+        assert "\n" not in line
+
+
+# One-time sequences
+
+_ONCE = [b" 20113,11873:udp,28391", b"5,9,7", b" 31,12,25 # bob", b"5:tcp, 9 ,7", b"# used", b"20113 11873", b"0", b""]
+
+
+class Once:
+    """A file of one-time sequences, written anew for each input."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def files(self, data: bytes) -> int:
+        """No sequence comes twice, whatever else the file holds, and nothing but marks changes in it."""
+        source = Source(data)
+        lines = []
+        while source:
+            line = source.choice(_ONCE)
+            lines.append(source.damage(line, 2) if source.once_in(3) else line)
+        content = source.choice((b"\n", b"\r\n")).join(lines)
+        self._path.write_bytes(content)
+        seen = []
+        left = one_time.supply(os.fspath(self._path))
+        while left.sequence:
+            assert left.sequence not in seen, "a sequence comes twice"
+            seen.append(left.sequence)
+            for warning in left.warnings:
+                assert len(secrets(warning)) < 2, warning
+            left = one_time.consume(os.fspath(self._path), left.sequence)
+        marked = self._path.read_bytes()
+        assert len(marked) == len(content)
+        assert all(new in (old, ord("#")) for old, new in zip(content, marked))
+        return 1
+
+
+# Netlink
+
+_KINDS = [16, 17, 20, 21, 2, 3, 24, 0]  # RTM_NEWLINK, DELLINK, NEWADDR, DELADDR; NLMSG_ERROR, DONE; others
+_NAMES = [b"eth0\0", b"any\0", b"\xff\xfe\0", b"", b"eth0.100\0", b"x" * 300]
+
+
+def netlink_message(source: Source) -> bytes:
+    """A message of the kernel about a link or an address."""
+    kind = source.choice(_KINDS)
+    fixed = struct.pack("=BxHiII", source.choice((0, 0, 7, 2)), 1, source.number(6), 0, 0)
+    if kind in (20, 21):
+        fixed = struct.pack("=BBBBI", source.choice((2, 10)), 24, 0, 0, source.number(6))
+    body = fixed
+    for _ in range(source.number(4)):
+        value = source.choice(_NAMES) if source.number(2) else source.take(source.choice((4, 16, 0, 3)))
+        attribute = struct.pack("=HH", 4 + len(value), source.choice((3, 1, 2, 0x8003, 5))) + value
+        body += attribute.ljust((len(attribute) + 3) & ~3, b"\0")
+    length = source.number(65536) if source.once_in(8) else 16 + len(body)
+    message = struct.pack("=IHHII", length, kind, source.choice((0, 2, 0x10)), 0, 0) + body
+    return source.damage(message) if source.once_in(3) else message
+
+
+class Wire:
+    """What the kernel would tell, to the room that follows it."""
+
+    def __init__(self) -> None:
+        self._links = Links()
+
+    def close(self) -> None:
+        self._links.close()
+
+    def netlink(self, data: bytes) -> int:
+        """No message is trouble, however short or wrong, and each datagram comes to an end."""
+        source = Source(data)
+        while source:
+            datagram = b"".join(netlink_message(source) for _ in range(1 + source.number(3)))
+            found = list(netlink.messages(datagram))
+            assert len(found) <= len(datagram) // 16
+            for kind, _flags, payload in found:
+                netlink.attributes(payload)
+                self._links._apply(kind, payload)
+            netlink.refusal(datagram)
+            self._links.index("eth0")
+            assert all(isinstance(address, bytes) for address in self._links.addresses(("any",)))
+        return 1
