@@ -442,7 +442,7 @@ def test_the_classic_log_lines_are_the_same(knockd: Knockd) -> None:
     knockd.process.wait(15)
     prefixes, lines = zip(*(line.split("] ") for line in knockd.log.splitlines() if line))
     assert all(re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d", prefix) for prefix in prefixes)
-    ours_alone = ("listening on ", "warning: ", "doors with ")
+    ours_alone = ("listening on ", "at most ", "warning: ")
     assert [line for line in lines if not line.startswith(ours_alone) and "end: " not in line] == [
         "starting up, listening on eth0",
         *("%s: job: Stage %d" % (CLIENT, number) for number in (1, 2, 3)),
