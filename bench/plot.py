@@ -111,7 +111,7 @@ def _flat_cost(axis: Any, results: Results) -> None:
     series = (
         (OURS, 1, OURS + ", 1 door", "-", -14),
         (OURS, DOORS, OURS + ", 10,000 doors", ":", 8),
-        (SILENT_C_KNOCKD, 1, "C knockd without log, 1 door", "-", -14),
+        (SILENT_C_KNOCKD, 1, "C knockd without log, 1 door", "-", -24),
     )
     for peer, doors, name, style, above in series:
         rows = [row for row in results.costs if (row.peer, row.doors, row.family) == (peer, doors, 6)]

@@ -88,13 +88,13 @@ lay_out() {
     flock --unlock 7
 }
 unpack() {
-    local tree=$1 packages=$2 deb program
+    local tree=$1 wanted=$2 deb program
     shift 2
     mkdir -p "$tree/debs/partial" "$tree/bin"
     # --reinstall: also where a package is there. What it needs and the machine lacks comes along.
     # shellcheck disable=SC2086 # a list
     as_root apt-get install -y --no-install-recommends --reinstall --download-only \
-        -o Dir::Cache::archives="$tree/debs" -o APT::Sandbox::User=root $packages
+        -o Dir::Cache::archives="$tree/debs" -o APT::Sandbox::User=root $wanted
     for deb in "$tree"/debs/*.deb; do dpkg-deb --extract "$deb" "$tree"; done
     for program; do
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \

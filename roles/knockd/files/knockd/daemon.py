@@ -164,20 +164,20 @@ class Daemon:
             elif isinstance(event, Stage):
                 self._knocks += 1
                 self._lookout.progress(now, *event)
-                self._log.progress("stage", text(event.source), event.door.name, "Stage %d" % event.number)
+                self._log.progress("stage", event.source, event.door.name, "Stage %d", event.number)
             elif isinstance(event, Opened):
                 if self._lookout.completed(now, event.source, event.door):
                     self._open(now, event.source, event.door)
             elif isinstance(event, TimedOut):
                 self._timed_out += 1
                 self._log.progress(
-                    "timeout", text(event.source), event.door.name, "sequence timeout (stage %d)" % event.number
+                    "timeout", event.source, event.door.name, "sequence timeout (stage %d)", event.number
                 )
 
     def _refuse(self, source: bytes, door: str, why: str) -> None:
         self._refused += 1
         self._tracker.drop(source)
-        self._log.progress("refuse", text(source), door, why)
+        self._log.progress("refuse", source, door, "%s", why)
 
     def _open(self, now: float, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):

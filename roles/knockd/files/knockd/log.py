@@ -18,6 +18,8 @@ import sys
 import time
 from typing import Any, Callable, Dict, NamedTuple, Optional, TextIO
 
+from . import packet
+
 SYSLOG = "/dev/log"
 JOURNAL = "/run/systemd/journal/socket"
 USER, NOTICE = 1, 5  # facility and severity, as C knockd has them (syslog.h)
@@ -111,8 +113,11 @@ class Log:
         else:
             self._write(_line(about, text), about)
 
-    def progress(self, event: str, address: str, door: str, text: str) -> None:
-        """Like `door`, for what anybody can cause with one packet: at most PROGRESS_PER_SECOND."""
+    def progress(self, event: str, source: bytes, door: str, words: str, *values: object) -> None:
+        """Like `door`, for what anybody can cause with one packet: at most PROGRESS_PER_SECOND.
+
+        Address and `words % values` are spelled only where they are written: a flood would pay for it with each packet.
+        """
         second = int(time.monotonic())
         if second != self._second:
             if self._progress > PROGRESS_PER_SECOND:
@@ -120,7 +125,7 @@ class Log:
             self._second, self._progress = second, 0
         self._progress += 1
         if self._progress <= PROGRESS_PER_SECOND:
-            self.door(event, address, door, text)
+            self.door(event, packet.text(source), door, words % values)
 
     def debug(self, text: str) -> None:
         """What only -D shows; the one place where ports of knocks appear."""
