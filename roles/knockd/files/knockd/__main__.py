@@ -74,6 +74,7 @@ def main(arguments: List[str]) -> int:
                 print("%s: %s" % (door.name, odds_of(door, settings)))
         return 0
 
+    occupy_standard_streams()
     # Before the table and the sockets: they belong to the process that makes them.
     started = daemonise() if given.daemon else lambda: None
     log = Log(foreground=not given.daemon, verbose=given.verbose, debug=given.debug)
@@ -107,6 +108,16 @@ def odds_of(door: Door, settings: Settings) -> str:
 def fail(error: Exception) -> int:
     print("knockd: %s" % error, file=sys.stderr)
     return 1
+
+
+def occupy_standard_streams() -> None:
+    """Points the streams that are closed to nowhere: else a socket of ours gets such a number, and is taken for one."""
+    while True:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null > 2:
+            os.close(null)
+            return
+        os.set_inheritable(null, True)
 
 
 def daemonise() -> Callable[[], None]:
