@@ -75,10 +75,7 @@ class Filter:
         self.use(doors)
 
     def use(self, doors: list[Door]) -> None:
-        program = bpf.program(doors, self._version)
-        # What comes through a unix socket comes from no interface, and asking for it ends the program.
-        program.remove((bpf.LOAD_WORD, 0, 0, bpf.INTERFACE))
-        code = bpf.pack(program)
+        code = bpf.pack(bpf.program(doors, self._version))
         buffer = ctypes.create_string_buffer(code, len(code))
         filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
         self._reader.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)

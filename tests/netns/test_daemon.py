@@ -254,6 +254,9 @@ def test_check_accepts_a_good_file_and_warns_of_a_weak_one(lab: Lab) -> None:
     (lab.directory / "good").write_text(LONG)
     asked = knockd(lab, "--check", "-c", str(lab.directory / "good"))
     assert (asked.returncode, asked.stderr) == (0, "")
+    assert "ssh: a scan of all ports in random order opens it once in 204," in asked.stdout
+    assert "without the count of stray ports once in 6, in the order of the ports never" in asked.stdout
+    assert not any(port in asked.stdout for port in ("21001", "11003", "31002"))
     (lab.directory / "weak").write_text(LONG.replace("21001:tcp,11003:tcp,31002:tcp", "7000,8000,9000"))
     asked = knockd(lab, "--check", "-c", str(lab.directory / "weak"))
     assert asked.returncode == 0

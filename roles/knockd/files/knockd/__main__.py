@@ -98,15 +98,11 @@ def main(arguments: List[str]) -> int:
 
 
 def odds_of(door: Door, settings: Settings) -> str:
-    """What a blind scanner's chances are, without the sequence: with the count of strays, if that is on, and without."""
-    classic = odds(door.sequence, None)
-    if "scans" in settings.classic:
-        return classic
-    return "%s; without the count of stray ports (at most %d): %s" % (
-        odds(door.sequence, settings.strays),
-        settings.strays,
-        classic,
-    )
+    """A blind scanner's chances, with the count of stray ports, if that is on, and without; not the sequence."""
+    text = "a scan of all ports in random order opens it "
+    if "scans" not in settings.classic:
+        text += "%s; without the count of stray ports " % odds(door.sequence, settings.strays)
+    return text + odds(door.sequence, None)
 
 
 def fail(error: Exception) -> int:
