@@ -76,9 +76,8 @@ def main(name: str, count: int, directory: Path, options: list[str]) -> None:
                 os._exit(0)  # libFuzzer takes every other way out for a crash
             say("")
 
-    atheris.Setup(
-        [name, "-max_len=600", "-len_control=0", "-print_final_stats=1", "-artifact_prefix=%s/" % directory, *options, str(corpus)], one
-    )
+    settings = ["-max_len=600", "-len_control=0", "-print_final_stats=1", "-artifact_prefix=%s/" % directory]
+    atheris.Setup([name, *settings, *options, str(corpus)], one)
     atheris.Fuzz()
 
 

@@ -116,7 +116,7 @@ class Host:
         sent = 0
         if sum(map(len, self._history.values())) > self.HISTORY:
             self._begin()  # the history is ours, and would grow without bound
-        aims = {knocker: (self.doors[0], 0) for knocker in KNOCKERS + KNOCKERS_6}
+        aims = dict.fromkeys(KNOCKERS + KNOCKERS_6, (self.doors[0], 0))
         while source:
             if source.once_in(16):
                 self._time_passes(source)
@@ -450,8 +450,8 @@ class Wire:
 
 # Control messages
 
-_COMMANDS = ["status", "open", "close", "watch", "nonsense", "", 5, None, {}]
-_FIELDS = [
+_COMMANDS: list[object] = ["status", "open", "close", "watch", "nonsense", "", 5, None, {}]
+_FIELDS: list[object] = [
     *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.300", "", "\0", "ssh", "mixed", None, True, 5, -1, 1e9),
     *(float("nan"), float("inf"), 10**400, [], {"a": 1}, "x" * 5000),
 ]
@@ -463,7 +463,7 @@ NATIVE = (
 
 def request(source: Source) -> bytes:
     """A request as knockctl would send it, or nearly."""
-    asked = {"command": source.choice(_COMMANDS)}
+    asked: dict[str, object] = {"command": source.choice(_COMMANDS)}
     for _ in range(source.number(5)):
         asked[source.choice(_PLACES)] = source.choice(_FIELDS)
     line = json.dumps(asked).encode() + b"\n"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from pathlib import Path
 from random import Random
 
 import pytest

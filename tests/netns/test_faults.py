@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Faults: full disks, missing files and sockets, no descriptors, floods, garbage, crashes; the daemon goes on or says why.
+"""Full disks, missing files and sockets, no descriptors, floods, garbage, crashes: the daemon goes on or says why.
 
 Every fault is real: a disk of 64 KB that is full, a socket whose reader has gone, a process that is killed.
 """
@@ -76,7 +76,7 @@ def fill(disk: Path) -> Path:
 # Full and read-only disks.
 
 
-def test_a_full_disk_under_the_log_stops_nothing_and_the_log_goes_on_when_there_is_room(walled: Lab, disk: Path) -> None:
+def test_a_full_disk_under_the_log_stops_nothing_and_the_log_goes_on_afterwards(walled: Lab, disk: Path) -> None:
     log = disk / "knockd.log"
     daemon = walled.daemon(LONG, "-g", str(log))
     log.write_text("x" * 4096 * 3)  # what it appends needs a new page
@@ -109,7 +109,7 @@ def test_a_full_disk_under_the_log_survives_hup_and_removal(walled: Lab, disk: P
     assert "Traceback" not in daemon.log
 
 
-def test_a_full_disk_under_the_journal_of_doors_is_said_once_and_the_commands_still_run(walled: Lab, disk: Path) -> None:
+def test_a_full_disk_under_the_journal_of_doors_is_said_once_and_commands_run(walled: Lab, disk: Path) -> None:
     daemon = walled.daemon(with_options(LONG + JOB.format(timeout=1), "State_Dir = DIR/disk"))
     filling = fill(disk)
     walled.knock(*JOB_KNOCKS)

@@ -343,7 +343,7 @@ def _check_closers(name: str, doors: tuple[Door, ...]) -> None:
             raise ConfigError(
                 name,
                 door.line,
-                f"[{door.name}]: close_door names {_quoted(door.close_door)}, which is no door with open_ports: {known}",
+                f"[{door.name}]: close_door names {_quoted(door.close_door)}, no door with open_ports: {known}",
             )
 
 
