@@ -3,10 +3,10 @@
 
 JOBS := lint unit netns sanity collection molecule
 
-.PHONY: help site test environment $(JOBS) fuzz test-kernel pins clean
+.PHONY: help site test environment $(JOBS) conformance fuzz test-kernel bench-daemon pins clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z. ]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 site: environment ## put SSH of a Debian 13 host in Docker behind a knock, and show it
 	@tools/site
@@ -17,12 +17,13 @@ test: environment ## run every check of the project; `make lint`, `make unit`, .
 environment: ## the pinned Python environment, in .cache/venv
 	@tools/environment
 
-lint unit netns sanity collection molecule: environment
+lint unit netns conformance sanity collection molecule: environment
 	@tools/jobs/$@
 
 lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
 unit: ## pure logic, and the client on loopback: needs no root
 netns: ## the daemon in network namespaces, needs root
+conformance: ## thousands of packet traces beside C knockd, needs root; netns plays some of them
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
@@ -32,6 +33,9 @@ fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead o
 
 test-kernel: environment ## the daemon on the kernels of Debian 12 and 13, booted in QEMU
 	@tools/test-kernel
+
+bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables recipe: minutes, needs root
+	@tools/bench-daemon
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

@@ -69,6 +69,40 @@ install_packages() {
         apt-get install -y --no-install-recommends "$@"
 }
 
+# lay_out TREE PACKAGE... -- PROGRAM...: these Debian packages in TREE, to compare with, and their programs in TREE/bin:
+# nothing is installed on the machine.
+lay_out() {
+    local tree=$1 packages=()
+    shift
+    while [ "$1" != -- ]; do
+        packages+=("$1")
+        shift
+    done
+    shift
+    exec 7>"$cache/apt.lock" # jobs that run side by side take turns
+    flock 7
+    if [ ! -x "$tree/bin/${!###*/}" ]; then
+        package_lists
+        step "unpacking ${packages[*]}" unpack "$tree" "${packages[*]}" "$@"
+    fi
+    flock --unlock 7
+}
+unpack() {
+    local tree=$1 packages=$2 deb program
+    shift 2
+    mkdir -p "$tree/debs/partial" "$tree/bin"
+    # --reinstall: also where a package is there. What it needs and the machine lacks comes along.
+    # shellcheck disable=SC2086 # a list
+    as_root apt-get install -y --no-install-recommends --reinstall --download-only \
+        -o Dir::Cache::archives="$tree/debs" -o APT::Sandbox::User=root $packages
+    for deb in "$tree"/debs/*.deb; do dpkg-deb --extract "$deb" "$tree"; done
+    for program; do
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
+            "$tree/usr/lib/$(uname -m)-linux-gnu" "$tree/$program" >"$tree/bin/${program##*/}"
+        chmod +x "$tree/bin/${program##*/}"
+    done
+}
+
 # needs_docker "$@": continue this tool with the docker group, which a login session that is older than the
 # person's membership does not have yet.
 needs_docker() {

@@ -151,11 +151,10 @@ def _scans(knocks: Sequence[Knock]) -> Iterator[list[int]]:
 
 
 def odds(knocks: Sequence[Knock], strays: int | None) -> str:
-    """Say in words how often a blind scanner opens a door, and no port; `strays` as in scan_odds."""
-    often = "every time" if sweep_hits(knocks, strays) else "never"
-    return (
-        f"a scan in random order opens it once in {scan_odds(knocks, strays):,}, one in the order of the ports {often}"
-    )
+    """Say in words how often a blind scan in random order and one in the order of the ports hit; it holds no port."""
+    once_in = scan_odds(knocks, strays)
+    random = "every time" if once_in == 1 else f"once in {once_in:,}"
+    return f"{random}, in the order of the ports {'every time' if sweep_hits(knocks, strays) else 'never'}"
 
 
 def weaknesses(knocks: Sequence[Knock]) -> list[str]:

@@ -28,8 +28,8 @@ from ..netns.lab import Daemon, Namespace, eventually, run
 from .knockd_c import Door, Told
 from .traces import TARGET, Step, Trace
 
-LANES = 24
-PACE = 100
+LANES = 50
+PACE = 150
 """Packets a second over all: ours logs at most 200 stages and time-outs a second."""
 BETWEEN = 3.3
 """Seconds between two traces of a cable: longer than any window."""

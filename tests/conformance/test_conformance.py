@@ -17,7 +17,7 @@ import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +27,9 @@ from . import traces
 from .arena import END, Arena, Heard, Played
 from .knockd_c import BUGS, CLASSIC, ONE_DOOR, REPEATED, WHOLE_SECONDS, WIPED, Door, Model, Told
 
-ROUNDS = int(os.environ.get("CONFORMANCE_ROUNDS", "3"))
-"""Each with doors of its own."""
-TRACES = 110
+ROUNDS = int(os.environ.get("CONFORMANCE_ROUNDS", "2"))
+"""Each with doors of its own; `make conformance` plays more."""
+TRACES = 200
 """In each round."""
 MARGIN = 0.3
 """Seconds before and after the end of a window in which a delay of the daemon could decide."""
@@ -70,12 +70,16 @@ class Referee:
         for name, model in (("c%d" % played.lane, rival), ("ours", fixed), ("classic", classic)):
             if close and model is not rival:
                 continue
-            if name == "ours" and played.trace.scans:
-                numbers |= {SCANNED}
-                continue  # how a scan ends is for the tests of number 2
             heard = self._hear(name)
             for source in played.sources:
-                wrong = _compare(heard, source, model.told.get(source, []))
+                expected = model.told.get(source, [])
+                if name == "ours" and played.trace.scans and source == played.sources[0]:
+                    kept_out = Counter(filter(_opens, itertools.chain(*expected)))
+                    opened = Counter(filter(_opens, heard.told.get(source, [])))
+                    wrong = "" if opened <= kept_out else "a scan opens what it has not knocked on"
+                    numbers |= {SCANNED} if opened < kept_out else frozenset()
+                else:
+                    wrong = _compare(heard, source, expected, settles=name == "ours")
                 if not wrong:
                     wrong = _compare_commands(heard, source, exactly=name != "ours")
                 if wrong:
@@ -107,21 +111,33 @@ class Referee:
         return self._heard[name]
 
 
-def _compare(heard: Heard, source: bytes, expected: list[list[Told]]) -> str:
+def _compare(heard: Heard, source: bytes, expected: list[list[Told]], settles: bool) -> str:
     """Compares log lines; those that one packet brings about may come in any order."""
     said = heard.told.get(source, [])
-    if not heard.whole:
-        said = [told for told in said if told.text == "OPEN SESAME"]
-        expected = [[told for told in step if told.text == "OPEN SESAME"] for step in expected]
-    rest, sorted_said = list(said), []
-    for step in expected:
-        sorted_said.append(sorted(rest[: len(step)]))
-        del rest[: len(step)]
-    if sorted_said == expected and not rest:
+    if settles:  # number 2: a door whose sequence is weak opens a little later than its last stage is logged
+        opened = Counter(filter(_opens, said)) == Counter(filter(_opens, itertools.chain(*expected)))
+        right = opened and (not heard.whole or _in_order(said, expected, lambda told: not _opens(told)))
+    else:
+        right = _in_order(said, expected, (lambda _told: True) if heard.whole else _opens)
+    if right:
         return ""
     return "said\n%s\ninstead of\n%s" % (
         *("\n".join("        %s: %s" % told for told in lines) for lines in (said, itertools.chain(*expected))),
     )
+
+
+def _opens(told: Told) -> bool:
+    return told.text == "OPEN SESAME"
+
+
+def _in_order(said: list[Told], expected: list[list[Told]], counts: Callable[[Told], bool]) -> bool:
+    rest = list(filter(counts, said))
+    for step in expected:
+        told = list(filter(counts, step))
+        if sorted(rest[: len(told)]) != told:
+            return False
+        del rest[: len(told)]
+    return not rest
 
 
 def _compare_commands(heard: Heard, source: bytes, exactly: bool) -> str:
@@ -194,7 +210,10 @@ def _report(arena: Arena, doors: tuple[Door, ...], config: str, trace: traces.Tr
     return "%s\nthe trace:\n%s\nthe doors:\n%s" % (wrong, trace, config)
 
 
-def test_the_traces_show_every_number() -> None:
-    print("\n%s; differences by number: %s" % (dict(seen), dict(sorted(differences.items()))))
+def test_the_traces_show_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    if not seen:
+        pytest.skip("nothing was played")
+    with capsys.disabled():
+        print("\n%s; differences by number: %s" % (dict(seen), dict(sorted(differences.items()))))
     assert seen["judged"] > 4 * seen["left out"]
     assert set(differences) == {WIPED, SCANNED, REPEATED, ONE_DOOR, WHOLE_SECONDS}

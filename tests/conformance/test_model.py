@@ -71,9 +71,10 @@ def check(classic: frozenset[str], chance: random.Random) -> None:
     for _turn in range(3):
         for step in traces.trace(chance, doors).steps:
             now += step.pause
-            packet = Packet(source, TARGET if step.to_target else SERVER, step.protocol, step.port, step.flags)
+            destination = TARGET if step.to_target else SERVER
+            packet = Packet(step.protocol, source, destination, step.port, step.flags)
             said += lines(tracker.expire(now))
-            said += lines(tracker.observe(now, *packet))
+            said += lines(tracker.observe(now, source, destination, step.protocol, step.port, step.flags))
             judge.observe(now, packet)
     said += lines(tracker.expire(now + LONG_AFTER))
     expected = judge.end(now + LONG_AFTER).get(source, [])

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import mkdtemp
 
 import atheris
 
@@ -35,13 +35,15 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def case(name: str, directory: Path) -> Callable[[bytes], int]:
+def case(name: str) -> Callable[[bytes], int]:
     """What a name on the command line stands for."""
+    place = Path(mkdtemp(prefix="sesame-fuzz-"))
     found: dict[str, Callable[[bytes], int]] = {
         "packets": cases.Host().packets,
         "configs": cases.configs,
         "guards": cases.guards,
-        "once": cases.Once(Path(gettempdir()) / ("sesame-once-%d" % os.getpid())).files,
+        "once": cases.Once(place / "once").files,
+        "control": cases.Desk(place / "control").messages,
         "netlink": cases.Wire().netlink,
     }
     return found[name]
@@ -50,7 +52,7 @@ def case(name: str, directory: Path) -> Callable[[bytes], int]:
 def main(name: str, count: int, directory: Path, options: list[str]) -> None:
     corpus = directory / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    attempt = case(name, directory)
+    attempt = case(name)
     began = said = time.monotonic()
     done = inputs = base = 0
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
+import selectors
 import socket
 import struct
 from ipaddress import ip_address
 from pathlib import Path
 
-from knockd import bpf, elements, kernel, netlink, one_time
+from knockd import bpf, console, elements, kernel, netlink, one_time
 from knockd.config import ConfigError, parse, parse_guard
+from knockd.control import Control, ControlError
 from knockd.links import Links
-from knockd.model import Door, Guard, Opened, Settings, TcpFlags
+from knockd.model import Door, Guard, Opened, Settings, Stage, TcpFlags
 from knockd.packet import TCP, UDP, Packet
 from knockd.packet import parse as parse_packet
 from knockd.sequence import Knock, parse_sequence
+from knockd.strays import BOUND as STRAYS_BOUND
+from knockd.strays import Strays
 from knockd.tracker import Tracker
 
 from .source import Source
@@ -61,15 +66,16 @@ SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
 class Filter:
-    """The daemon's filter program, run by the kernel."""
+    """The daemon's filter program for one IP version, run by the kernel."""
 
-    def __init__(self, doors: list[Door]) -> None:
+    def __init__(self, doors: list[Door], version: int) -> None:
+        self._version = version
         self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._reader.setblocking(False)
         self.use(doors)
 
     def use(self, doors: list[Door]) -> None:
-        code = bpf.pack(bpf.program(doors))
+        code = bpf.pack(bpf.program(doors, self._version))
         buffer = ctypes.create_string_buffer(code, len(code))
         filter_program = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
         self._reader.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
@@ -92,13 +98,16 @@ class Host:
     def __init__(self) -> None:
         self.doors = DOORS
         self.now = 1000.0
-        self._filter = Filter(self.doors)
+        self._filters = {version: Filter(self.doors, version) for version in (4, 6)}
         self._legitimate = 0
         self._begin()
 
     def _begin(self) -> None:
         self.tracker = Tracker(self.doors, self.BOUND)
         self.tracker.local = frozenset((ME, ME_6))
+        self.strays = Strays(lambda source: source == KNOCKERS[0])
+        self.strays.limit = 5
+        self.strays.replace(self.doors)
         self._history: dict[bytes, list[tuple[float, Packet]]] = {}
 
     def packets(self, data: bytes) -> int:
@@ -113,6 +122,9 @@ class Host:
                 self._time_passes(source)
             elif source.once_in(16):
                 self.receive(source.take(source.number(120)))
+                sent += 1
+            elif source.once_in(16):
+                self._stray(source)
                 sent += 1
             else:
                 knocker = source.choice(KNOCKERS) if source.number(3) else source.choice(KNOCKERS_6)
@@ -131,22 +143,28 @@ class Host:
 
     def receive(self, data: bytes) -> list[str]:
         """One packet from the wire to the tracker; the names of the doors that it opens."""
-        passed = self._filter.passes(data) if data else None
+        passed = self._filters[6 if data[0] >> 4 == 6 else 4].passes(data) if data else None
         packet = parse_packet(data)
         if packet and any(self._is_knock(packet, knock) for door in self.doors for knock in door.sequence):
             assert passed is not None, "the filter drops a knock: %s" % data.hex()
         if passed is None:
             return []
         packet = parse_packet(passed)
-        if packet is None:
-            return []  # a tcp header that is cut short: the filter does not look that far
+        assert packet is not None, "the filter lets pass what is no knock: %s" % data.hex()
+        if self.strays.backs_off(self.now, packet.source):
+            return []
         history = self._history.setdefault(packet.source, [])
         history.append((self.now, packet))
         opened = []
-        for event in self.tracker.observe(self.now, *packet):
-            assert event.source == packet.source
+        source, destination = packet.source, packet.destination
+        for event in self.tracker.observe(self.now, source, destination, packet.protocol, packet.port, packet.flags):
+            assert event.source == source
+            if isinstance(event, Stage):
+                self.strays.progress(self.now, source, event.door, event.number)
             if isinstance(event, Opened):
                 opened.append(event.door.name)
+                assert 0 <= self.strays.settling(self.now, source, event.door) < 60
+                self.strays.opened(source, event.door)
                 assert self._earned(event.door, history), "%s opens without its sequence" % event.door.name
         assert len(self.tracker) <= self.BOUND
         return opened
@@ -170,17 +188,33 @@ class Host:
                     return self.now - when < door.seq_timeout
         return False
 
+    def _stray(self, source: Source) -> None:
+        """A packet to a port that nobody serves, as the kernel tells of it."""
+        knocker = source.choice(KNOCKERS)
+        if self.strays.stray(self.now, knocker, TCP, 1 + source.number(65535)):
+            self.strays.back_off(self.now, knocker)
+            self.tracker.drop(knocker)
+        begin, end = self.strays.changes(self.now)
+        assert len(begin) + len(end) <= 8 * self.HISTORY
+        assert len(self.strays._watched) <= STRAYS_BOUND
+
     def _time_passes(self, source: Source) -> None:
         self.now += source.choice((0.0, 0.01, 0.5, 1.0, 2.5, 5.0, 60.0))
         what = source.number(8)
         if what < 4:
             self.tracker.expire(self.now)
             due = self.tracker.next_deadline()
-            assert due is None or due > self.now, "it would be woken for nothing"
+            while due is not None and due <= self.now:  # it tells in slices
+                self.tracker.expire(self.now)
+                following = self.tracker.next_deadline()
+                assert following is None or following >= due
+                due = following
         elif what == 4:
             self.doors = OTHER_DOORS if self.doors is DOORS else DOORS
-            self._filter.use(self.doors)
+            for one in self._filters.values():
+                one.use(self.doors)
             self.tracker.replace(self.doors)
+            self.strays.replace(self.doors)
         elif what == 5:
             self.tracker.local = frozenset((ME, ME_6)) if source.number(4) else frozenset()
 
@@ -323,7 +357,8 @@ def check_settings(settings: Settings) -> None:
         said = kernel.comment(door.name)
         assert b'"' not in said and said.decode().isprintable() and len(said) <= kernel.COMMENT_BYTES
         elements.batch(elements.renew(kernel.NAME, [kernel.element(ME_6, ports) for ports in door.open_ports]))
-    assert len(bpf.program(settings.doors)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
+    for version in (4, 6):
+        assert len(bpf.program(settings.doors, version)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
     Tracker(settings.doors).observe(1.0, KNOCKERS[0], ME, TCP, 20113, SYN)
 
 
@@ -411,3 +446,97 @@ class Wire:
             self._links.index("eth0")
             assert all(isinstance(address, bytes) for address in self._links.addresses(("any",)))
         return 1
+
+
+# Control messages
+
+_COMMANDS = ["status", "open", "close", "watch", "nonsense", "", 5, None, {}]
+_FIELDS = [
+    *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.300", "", "\0", "ssh", "mixed", None, True, 5, -1, 1e9),
+    *(float("nan"), float("inf"), 10**400, [], {"a": 1}, "x" * 5000),
+]
+_PLACES = ["address", "door", "seconds", "other"]
+NATIVE = (
+    Door("ssh", SSH.sequence, open_ports=parse("[a]\nsequence=5,9,7\nopen_ports=22", "x").doors[0].open_ports),
+)
+
+
+def request(source: Source) -> bytes:
+    """A request as knockctl would send it, or nearly."""
+    asked = {"command": source.choice(_COMMANDS)}
+    for _ in range(source.number(5)):
+        asked[source.choice(_PLACES)] = source.choice(_FIELDS)
+    line = json.dumps(asked).encode() + b"\n"
+    return source.damage(line, 3) if source.once_in(3) else line
+
+
+class Desk:
+    """The control socket, with clients that send anything, hang up at any moment, and one that asks properly."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._selector = selectors.DefaultSelector()
+        self._control = Control(self._selector, self._answer)
+        self._control.listen(os.fspath(path))
+
+    def close(self) -> None:
+        self._control.close()
+        self._selector.close()
+
+    @staticmethod
+    def _answer(asked: dict[str, object]) -> object:
+        if asked["command"] == "open":
+            return repr(console.read_open(asked, NATIVE))
+        if asked["command"] == "close":
+            return repr(console.read_close(asked))
+        if asked["command"] == "status":
+            return {}
+        raise ControlError("unknown")
+
+    def _turn(self) -> None:
+        while ready := self._selector.select(0):
+            for key, _events in ready:
+                key.data(key.fileobj)
+
+    def messages(self, data: bytes) -> int:
+        """Each client gets one line of JSON or nothing, and the next one is served."""
+        source = Source(data)
+        clients: list[socket.socket] = []
+        while source and len(clients) < 12:
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            client.connect(os.fspath(self._path))
+            clients.append(client)
+            message = source.take(source.number(200)) if source.once_in(8) else request(source)
+            middle = source.number(256)
+            for part in (message[:middle], message[middle:]):
+                with contextlib.suppress(OSError):
+                    client.send(part)
+                self._turn()
+            if source.once_in(8):
+                client.close()
+            elif source.once_in(8):
+                client.shutdown(socket.SHUT_WR)
+            self._turn()
+            self._control.tell({"event": "open"})
+        for client in clients:
+            if client.fileno() >= 0:
+                check_reply(client)
+                client.close()
+        self._turn()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(os.fspath(self._path))
+            client.send(b'{"command": "status"}\n')
+            self._turn()
+            client.setblocking(False)
+            assert json.loads(client.recv(65536)) == {"ok": {}}
+        self._control.expire(float("inf"))  # those that have said nothing
+        self._turn()
+        assert self._control.next_deadline() is None
+        return len(clients) + 1
+
+
+def check_reply(client: socket.socket) -> None:
+    """What a client has got: lines of JSON objects."""
+    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        for line in client.recv(1 << 20).splitlines():
+            assert isinstance(json.loads(line), dict)

@@ -70,3 +70,16 @@ def test_no_netlink_message_is_trouble(data: bytes) -> None:
         wire.netlink(data)
     finally:
         wire.close()
+
+
+@given(INPUTS)
+@repeatable
+def test_no_client_of_the_control_socket_keeps_the_next_one_out(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "control"
+    desk = cases.Desk(path)
+    try:
+        desk.messages(data)
+    finally:
+        desk.close()

@@ -146,6 +146,7 @@ class Daemon:
         arguments: tuple[str, ...],
         config: str,
         environment: dict[str, str] | None = None,
+        through: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.config = directory / "knockd.conf"
@@ -159,7 +160,7 @@ class Daemon:
         self.notifications: list[str] = []
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
-                namespace.command(python(), "-m", "knockd", "-c", str(self.config), *arguments),
+                namespace.command(*through, python(), "-m", "knockd", "-c", str(self.config), *arguments),
                 env={
                     "PATH": os.environ["PATH"],
                     "PYTHONPATH": str(PACKAGE),
@@ -297,9 +298,17 @@ class Lab:
         return accepted
 
     def daemon(
-        self, config: str, *arguments: str, ready: bool = True, interface: str = "eth0", **environment: str
+        self,
+        config: str,
+        *arguments: str,
+        ready: bool = True,
+        interface: str = "eth0",
+        through: tuple[str, ...] = (),
+        **environment: str,
     ) -> Daemon:
-        daemon = self._keep(Daemon(self.server, self.directory, ("-i", interface, *arguments), config, environment))
+        """A daemon; `through` is a command that ends by becoming it."""
+        options = ("-i", interface, *arguments)
+        daemon = self._keep(Daemon(self.server, self.directory, options, config, environment, through))
         if ready:
             daemon.await_ready()
         return daemon

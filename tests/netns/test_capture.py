@@ -21,11 +21,11 @@ from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, ev
 
 sys.path.insert(0, str(PACKAGE))
 
-from knockd import capture, tap  # noqa: E402
-from knockd.links import Links  # noqa: E402
-from knockd.model import Door  # noqa: E402
-from knockd.packet import UDP, Packet  # noqa: E402
-from knockd.sequence import Knock  # noqa: E402
+from knockd import capture, tap
+from knockd.links import Links
+from knockd.model import Door
+from knockd.packet import UDP, Packet
+from knockd.sequence import Knock
 
 FIRST, LAST = 20000, 30000
 LONG = SSH.format(open_timeout=600)
@@ -210,21 +210,25 @@ def test_both_versions_are_heard(lab: Lab, listen: Callable[..., Listener]) -> N
     }
 
 
-def test_a_ring_reads_what_a_plain_socket_reads(lab: Lab, listen: Callable[..., Listener], restless: None) -> None:
+@pytest.mark.parametrize(
+    ("to", "source", "options"),
+    [
+        (SERVER, socket.inet_aton(CLIENT), (b"", b"\x01" * 4, b"\x01" * 40)),
+        (SERVER6, socket.inet_pton(socket.AF_INET6, CLIENT6), (b"",)),
+    ],
+)
+def test_a_ring_reads_what_a_plain_socket_reads(
+    lab: Lab, listen: Callable[..., Listener], restless: None, to: str, source: bytes, options: tuple[bytes, ...]
+) -> None:
     listener = listen(EVERY, "eth0")
-    for to, source in ((SERVER, socket.inet_aton(CLIENT)), (SERVER6, socket.inet_pton(socket.AF_INET6, CLIENT6))):
-        del listener.heard[:], listener.kinds[:]
-        while True not in listener.kinds:
-            send(lab, [FIRST] * 50, to)
-            listener.turn()
-        for options in (b"", b"\x01" * 4, b"\x01" * 40) if to == SERVER else (b"",):
-            send(lab, range(FIRST + 1, FIRST + 101), to, options)
-        listener.until(lambda: listener.ports.count(FIRST + 100) == (3 if to == SERVER else 1), "all arrive")
-        for packet in listener.heard:
-            assert packet[:2] == (UDP, source)
-        assert [port for port in listener.ports if port != FIRST] == [*range(FIRST + 1, FIRST + 101)] * (
-            3 if to == SERVER else 1
-        )
+    while True not in listener.kinds:
+        send(lab, [FIRST] * 50, to)
+        listener.turn()
+    for some in options:
+        send(lab, range(FIRST + 1, FIRST + 101), to, some)
+    listener.until(lambda: listener.ports.count(FIRST + 100) == len(options), "all packets arrive")
+    assert {packet[:2] for packet in listener.heard} == {(UDP, source)}
+    assert [port for port in listener.ports if port != FIRST] == [*range(FIRST + 1, FIRST + 101)] * len(options)
 
 
 # Too much.

@@ -74,6 +74,7 @@ def main(arguments: List[str]) -> int:
                 print("%s: %s" % (door.name, odds_of(door, settings)))
         return 0
 
+    occupy_standard_streams()
     # Before the table and the sockets: they belong to the process that makes them.
     started = daemonise() if given.daemon else lambda: None
     log = Log(foreground=not given.daemon, verbose=given.verbose, debug=given.debug)
@@ -97,20 +98,26 @@ def main(arguments: List[str]) -> int:
 
 
 def odds_of(door: Door, settings: Settings) -> str:
-    """What a blind scanner's chances are, without the sequence: with the count of strays, if that is on, and without."""
-    classic = odds(door.sequence, None)
-    if "scans" in settings.classic:
-        return classic
-    return "%s; without the count of stray ports (at most %d): %s" % (
-        odds(door.sequence, settings.strays),
-        settings.strays,
-        classic,
-    )
+    """A blind scanner's chances, with the count of stray ports, if that is on, and without; not the sequence."""
+    text = "a scan of all ports in random order opens it "
+    if "scans" not in settings.classic:
+        text += "%s; without the count of stray ports " % odds(door.sequence, settings.strays)
+    return text + odds(door.sequence, None)
 
 
 def fail(error: Exception) -> int:
     print("knockd: %s" % error, file=sys.stderr)
     return 1
+
+
+def occupy_standard_streams() -> None:
+    """Points the streams that are closed to nowhere: else a socket of ours gets such a number, and is taken for one."""
+    while True:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null > 2:
+            os.close(null)
+            return
+        os.set_inheritable(null, True)
 
 
 def daemonise() -> Callable[[], None]:

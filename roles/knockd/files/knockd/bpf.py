@@ -47,20 +47,22 @@ _SOCK_FILTER = Struct("=HBBI")
 
 
 def program(
-    doors: Iterable[Door], version: int, elsewhere: Iterable[int] = (), most: int = MAX_RANGES
+    doors: Iterable[Door], version: int, elsewhere: Collection[int] = (), most: int = MAX_RANGES
 ) -> list[Instruction]:
     """Make the program that lets packets of this IP version to these doors' ports pass, cut after SNAP bytes.
 
     Frames that the host takes up on one of the interfaces `elsewhere` (their indices) do not pass. At most `most`
     ranges of ports are told apart.
     """
+    taken_up: list[Instruction] = [(LOAD_WORD, 0, 0, INTERFACE)] if elsewhere else []
+    for index in elsewhere:
+        taken_up += _must_not(JUMP_EQUAL, index)
     ranges = _joined(_ranges(doors), most)
     tcp, udp = _tree(ranges["tcp"]), _tree(ranges["udp"])
     return [
         (LOAD_WORD, 0, 0, PACKET_TYPE),
         *_must(JUMP_EQUAL, PACKET_HOST),
-        (LOAD_WORD, 0, 0, INTERFACE),
-        *(instruction for index in elsewhere for instruction in _must_not(JUMP_EQUAL, index)),
+        *taken_up,
         (LOAD_BYTE, 0, 0, 0),
         (SHIFT_RIGHT, 0, 0, 4),
         *_must(JUMP_EQUAL, version),
@@ -77,7 +79,7 @@ def program(
     ]
 
 
-def programs(doors: Collection[Door], version: int, elsewhere: Iterable[int] = ()) -> Iterator[list[Instruction]]:
+def programs(doors: Collection[Door], version: int, elsewhere: Collection[int] = ()) -> Iterator[list[Instruction]]:
     """Make programs from exact to coarse, for a kernel that has no room for the first: each passes what it must."""
     most = MAX_RANGES
     while most:

@@ -78,10 +78,10 @@ class Daemon:
         self._install(self._settings)
         if self._settings.state_dir:
             self._commands.recover(now, self._settings.state_dir)
-        self._log.say(self._tracker.guarantee())
         self._links = Links()
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
+        self._log.say(self._tracker.guarantee())
         versions = (4,) if self._options.only_ipv4 else (4, 6)
         self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()

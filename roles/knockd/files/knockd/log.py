@@ -75,7 +75,10 @@ class Log:
         self._path = path
         self._use_syslog = use_syslog
         if self._file:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError:
+                pass  # a full disk: the lines that wait for room are lost
             self._file = None
         if path:
             try:

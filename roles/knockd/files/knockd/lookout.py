@@ -40,6 +40,8 @@ class Lookout:
         self._log = log
         self._refuse = refuse
         self._strays = Strays(self._is_allowed)
+        self.ignores = self._strays.backs_off
+        """Whether what this source sends does not count now: asked for each event, so without a way round."""
         self._nflog: Optional[Nflog] = None
         self._table: Optional[Table] = None
         self._wanted = False
@@ -82,10 +84,6 @@ class Lookout:
     def replace(self, doors: Iterable[Door]) -> None:
         """Judges these doors from now on."""
         self._strays.replace(doors)
-
-    def ignores(self, now: float, source: bytes) -> bool:
-        """Whether what this source sends does not count now."""
-        return self._strays.backs_off(now, source)
 
     def progress(self, now: float, source: bytes, door: Door, number: int) -> None:
         """Takes in a stage that a knocker has reached."""

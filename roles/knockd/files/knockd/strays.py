@@ -17,9 +17,9 @@ What a scan can still do
     and is asked before a door opens. A weak sequence may be complete before the strays come: its door waits for those.
 
 Who sends strays in my name
-    delays me. So each further back-off doubles my limit, up to MOST: even with that many strays within an attempt,
-    three knocks in random order are hit less than once in (65,536 / MOST)^2 sweeps. Not for weak sequences: a scan
-    would hit those.
+    delays me by a window. So after a back-off my limit is MOST for a while: to hit every attempt of mine with more than
+    that, a forger needs thousands of packets a second; and three knocks in random order lie that close together once in
+    32,000 sweeps. Not for weak sequences: a scan would hit those.
 
 What it holds
     At most BOUND sources that are watched and BOUND that backed off; the oldest go first. Where more than FLOOD first
@@ -41,7 +41,7 @@ BOUND = 4096
 FLOOD = 200
 MOST = 512
 MEMORY = 600.0
-"""Seconds after a back-off for which the limit stays doubled, and the source watched."""
+"""Seconds after a back-off for which the limit is MOST, and the source watched."""
 ATTEMPTS = 32
 """Doors that one source is followed at; who begins at more is a scanner, or has begun at them in vain."""
 SHORTEST, LONGEST = 0.1, 0.8
@@ -67,11 +67,6 @@ class _Watched:
         """When each stray port was touched last, the latest at the end."""
 
 
-class _BackOff(NamedTuple):
-    until: float
-    times: int
-
-
 class Strays:
     """The sources that hold a first knock, the stray ports they touched, and who backs off."""
 
@@ -80,10 +75,10 @@ class Strays:
         """How many stray ports void nothing."""
         self._is_exempt = is_exempt
         self._watched: OrderedDict[bytes, _Watched] = OrderedDict()
-        self._back_offs: OrderedDict[bytes, _BackOff] = OrderedDict()
+        self._back_offs: OrderedDict[bytes, float] = OrderedDict()
         self._begin: list[bytes] = []
         self._end: list[bytes] = []
-        self._second, self._first_knocks = 0, 0
+        self._next_second, self._first_knocks = 0.0, 0
         self.replace(())
 
     def replace(self, doors: Iterable[Door]) -> None:
@@ -100,7 +95,13 @@ class Strays:
         """Take in that a source has made knock `number` of a door."""
         watched = self._watched.get(source)
         if watched is None:
-            if (number == 1 and self._is_flood(now)) or self._is_exempt(source):
+            if number == 1:
+                if now >= self._next_second:
+                    self._next_second, self._first_knocks = now + 1, 0
+                self._first_knocks += 1
+                if self._first_knocks > FLOOD:
+                    return
+            if self._is_exempt(source):
                 return
             watched = self._watch(source)
         if watched.until < now + self.window:
@@ -130,9 +131,8 @@ class Strays:
 
     def back_off(self, now: float, source: bytes) -> None:
         """Ignore a source for one window, and watch it from now on."""
-        times = self._back_offs[source].times if self.is_known(now, source) else 0
         self._back_offs.pop(source, None)
-        self._back_offs[source] = _BackOff(now + self.window, times + 1)
+        self._back_offs[source] = now + self.window
         if len(self._back_offs) > BOUND:
             self._back_offs.popitem(last=False)
         watched = self._watched.get(source) or self._watch(source)
@@ -142,22 +142,20 @@ class Strays:
 
     def backs_off(self, now: float, source: bytes) -> bool:
         """Say whether what this source sends is to be ignored."""
-        return source in self._back_offs and now < self._back_offs[source].until
+        return now < self._back_offs.get(source, now)
 
     def is_known(self, now: float, source: bytes) -> bool:
         """Say whether it backed off lately, and so is watched without a gap since."""
         return (
             source in self._back_offs
-            and now < self._back_offs[source].until + MEMORY
+            and now < self._back_offs[source] + MEMORY
             and source in self._watched
             and now < self._watched[source].until
         )
 
     def limit_of(self, now: float, source: bytes) -> int:
         """Tell how many stray ports a source may touch within an attempt."""
-        if not self.is_known(now, source):
-            return self.limit
-        return min(MOST, max(1, self.limit) << self._back_offs[source].times)
+        return MOST if self.is_known(now, source) else self.limit
 
     def settling(self, now: float, source: bytes, door: Door) -> float:
         """Tell for how many seconds a completed door waits for the strays of a scan that goes on; 0 for not at all."""
@@ -195,9 +193,3 @@ class Strays:
         watched.until = max(watched.until, until)
         self._watched.move_to_end(source)
         self._begin.append(source)
-
-    def _is_flood(self, now: float) -> bool:
-        if int(now) != self._second:
-            self._second, self._first_knocks = int(now), 0
-        self._first_knocks += 1
-        return self._first_knocks > FLOOD

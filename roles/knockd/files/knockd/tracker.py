@@ -167,8 +167,8 @@ class Tracker:
         """Say in words what the bound means."""
         seconds = ", ".join(f"{self.survives / rate:.1f} s under {rate:,}" for rate in (10_000, 50_000, 200_000))
         return (
-            f"at most {self.bound:,} knockers are remembered: a knock in progress survives {self.survives:,} first knocks"
-            f" of others, {seconds} of them a second"
+            f"at most {self.bound:,} knockers are remembered: a knock in progress survives {self.survives:,} first"
+            f" knocks of others, {seconds} of them a second"
         )
 
     def observe(
