@@ -517,6 +517,14 @@ def test_what_is_told_and_what_a_call_costs_is_bounded() -> None:
     assert sorted(event.source for event in told) == [number.to_bytes(4, "big") for number in range(count)]
 
 
+def test_first_knocks_that_are_not_told_count_all_the_same() -> None:
+    wire = Wire(SSH)
+    wire.tracker.tells_first = False
+    assert wire.knock(7) == []
+    assert wire.tracker.untold == 1
+    assert opened([*wire.knock(3), *wire.knock(9)]) == ["ssh"]
+
+
 def test_first_knocks_of_one_moment_share_one_attempt() -> None:
     def grown(step: float) -> int:
         tracker = Tracker((SSH,))

@@ -28,6 +28,7 @@ from .lookout import Lookout
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .notify import Notifier
 from .packet import Packet, text
+from .strays import FLOOD
 from .tracker import Tracker
 
 DEFAULT_INTERFACE = "eth0"
@@ -65,6 +66,7 @@ class Daemon:
         self._control = Control(self._selector, self._answer)
         self._since = time.time()
         self._knocks = self._opened = self._refused = self._timed_out = 0
+        self._second = self._firsts = self._untold = 0
         self._listening = ""
         self._stopping = False
         self._alive_at = 0.0
@@ -106,6 +108,8 @@ class Daemon:
 
     def _on_packets(self, packets: Iterable[Packet]) -> None:
         now = time.monotonic()
+        if int(now) != self._second:
+            self._begin_second(int(now))
         observe = self._tracker.observe
         if self._log.debugging:
             packets = map(self._shown, packets)
@@ -113,6 +117,12 @@ class Daemon:
             events = observe(now, source, destination, protocol, port, flags)
             if events:
                 self._tell(now, events)
+
+    def _begin_second(self, second: int) -> None:
+        """A flood of first knocks is told for the first part of each second only."""
+        self._log.withheld(self._tracker.untold - self._untold)
+        self._second, self._firsts, self._untold = second, 0, self._tracker.untold
+        self._tracker.tells_first = True
 
     def _shown(self, packet: Packet) -> Packet:
         protocol, source, _destination, port, flags = packet
@@ -163,6 +173,9 @@ class Daemon:
                 self._tracker.drop(event.source)
             elif isinstance(event, Stage):
                 self._knocks += 1
+                if event.number == 1:
+                    self._firsts += 1
+                    self._tracker.tells_first = self._firsts < FLOOD
                 self._lookout.progress(now, *event)
                 self._log.progress("stage", event.source, event.door.name, "Stage %d", event.number)
             elif isinstance(event, Opened):
@@ -339,7 +352,7 @@ class Daemon:
             "commands": console.pairs(self._commands.open_pairs(now)),
             "knockers": len(self._tracker),
             "counters": {
-                "knocks": self._knocks,
+                "knocks": self._knocks + self._tracker.untold,
                 "opened": self._opened,
                 "refused": self._refused,
                 "timed_out": self._timed_out,

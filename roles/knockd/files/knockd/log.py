@@ -127,6 +127,10 @@ class Log:
         if self._progress <= PROGRESS_PER_SECOND:
             self.door(event, packet.text(source), door, words % values)
 
+    def withheld(self, count: int) -> None:
+        """So many that `progress` was not even told of."""
+        self._progress += count
+
     def debug(self, text: str) -> None:
         """What only -D shows; the one place where ports of knocks appear."""
         if self.debugging:

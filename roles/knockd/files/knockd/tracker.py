@@ -145,6 +145,10 @@ class Tracker:
         """How many knockers are remembered at most."""
         self.survives = max(1, bound // 2)
         """How many first knocks of others a knock in progress survives, at least, between two of its own."""
+        self.tells_first = True
+        """Whether first knocks of strangers are told. To be switched off under a flood, where nobody could read them."""
+        self.untold = 0
+        """How many first knocks were not told, since the start."""
         self.forgotten = 0
         """How many knockers went because the bound was reached, since the start."""
         self.classic = frozenset(classic)
@@ -211,7 +215,12 @@ class Tracker:
                     window.now, window.due = now, self._due_at(now + window.timeout)
             if len(window.due) < self.survives:
                 window.due.append(source)
-            events = [_new(Stage, (source, door, 1)) for door in place.doors] if attempts is None else NOTHING
+            events = NOTHING
+            if attempts is None:
+                if self.tells_first:
+                    events = [_new(Stage, (source, door, 1)) for door in place.doors]
+                else:
+                    self.untold += 1
         elif attempts is None and not place.roots:
             return NOTHING
         else:
