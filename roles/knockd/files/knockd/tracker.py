@@ -178,7 +178,7 @@ class Tracker:
     def observe(
         self, now: float, source: bytes, destination: bytes, protocol: int, port: int, flags: int
     ) -> Sequence[Event]:
-        """Take in a packet (addresses packed, protocol 6 or 17; flags mean nothing for udp) and tell what it brought about."""
+        """Take in a packet (packed addresses, protocol 6 or 17, flags ignored for udp) and tell what it does."""
         place = self._ports[protocol][port]
         if place is None:
             return NOTHING
