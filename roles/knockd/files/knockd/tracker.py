@@ -146,7 +146,7 @@ class Tracker:
         self.survives = max(1, bound // 2)
         """How many first knocks of others a knock in progress survives, at least, between two of its own."""
         self.tells_first = True
-        """Whether first knocks of strangers are told. To be switched off under a flood, where nobody could read them."""
+        """Whether first knocks of strangers are told: under a flood nobody could read them."""
         self.untold = 0
         """How many first knocks were not told, since the start."""
         self.forgotten = 0
