@@ -456,9 +456,7 @@ _FIELDS: list[object] = [
     *(float("nan"), float("inf"), 10**400, [], {"a": 1}, "x" * 5000),
 ]
 _PLACES = ["address", "door", "seconds", "other"]
-NATIVE = (
-    Door("ssh", SSH.sequence, open_ports=parse("[a]\nsequence=5,9,7\nopen_ports=22", "x").doors[0].open_ports),
-)
+NATIVE = (Door("ssh", SSH.sequence, open_ports=parse("[a]\nsequence=5,9,7\nopen_ports=22", "x").doors[0].open_ports),)
 
 
 def request(source: Source) -> bytes:

@@ -103,7 +103,8 @@ def listen(lab: Lab) -> Iterator[Callable[..., Listener]]:
         listener.close()
 
 
-STREAM = """
+STREAM = (
+    """
 import socket, sys, time
 first, last, step, times, pause = map(float, sys.argv[1:])
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -112,7 +113,9 @@ for _turn in range(int(times)):
         sender.sendto(b"knock", ("%s", port))
         if not count %% 64:
             time.sleep(pause)
-""" % SERVER
+"""
+    % SERVER
+)
 
 
 def stream(lab: Lab, ports: range, times: int, pause: float) -> subprocess.Popen[bytes]:

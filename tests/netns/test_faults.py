@@ -245,9 +245,7 @@ def test_it_becomes_a_daemon_without_standard_streams(walled: Lab) -> None:
     config, pid_file = walled.directory / "knockd.conf", walled.directory / "pid"
     config.write_text(LONG)
     log = walled.directory / "log"
-    started = knockd(
-        walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file), "-g", str(log), through=CLOSED
-    )
+    started = knockd(walled, "-d", "-c", str(config), "-i", "eth0", "-p", str(pid_file), "-g", str(log), through=CLOSED)
     assert started.returncode == 0
     pid = int(pid_file.read_text())
     try:
@@ -306,7 +304,7 @@ def test_syslog_may_be_absent_come_go_and_be_full(walled: Lab) -> None:
 # Clocks.
 
 
-@pytest.mark.parametrize("step", [-10**9, 10**9], ids=["forward", "back"])
+@pytest.mark.parametrize("step", [-(10**9), 10**9], ids=["forward", "back"])
 def test_a_stop_command_that_is_due_survives_a_clock_that_was_set_between_two_daemons(walled: Lab, step: int) -> None:
     config = with_options(LONG + JOB.format(timeout=2), "State_Dir = DIR")
     daemon = walled.daemon(config)
