@@ -4,7 +4,8 @@
 """Interfaces to packets: which sockets there are, and which kind of each.
 
 There is one socket for each interface and IP version. While little comes, it is a plain one, which costs no memory.
-When more comes than is read, one with a ring takes over, until it is quiet again.
+When much comes, or more than is read, one with a ring takes over, until it is quiet again. What comes by a ring is left
+to gather for a moment: for us and for the sender a wake-up costs more than a packet.
 
 What counts as quiet is far below what counts as loaded, so that a steady load does not change sockets to and fro.
 """
@@ -25,6 +26,10 @@ from .tap import BATCH, Tap
 
 LOADED = 4
 """Turns in a row that left packets waiting, when a ring takes over."""
+BUSY = 20_000
+"""Packets within a second, when a ring takes over."""
+GATHER = 0.0005
+"""Seconds for which a ring that was read to its end is left alone; it has room for what comes in much longer."""
 QUIET = BATCH
 """Packets within LULL, when a plain socket takes over again."""
 LULL = 2.0
@@ -51,7 +56,7 @@ class _Line:
         self.overrun = 0
         """Turns in a row that left packets waiting."""
         self.checked = (0.0, 0)
-        """When the packets of a ring were counted, and how many they were."""
+        """When the packets were counted, and how many they were."""
         self.program = b""
 
 
@@ -111,6 +116,12 @@ class Capture:
         """How many packets to the doors' ports the kernel dropped since the start, because too many waited."""
         self._dropped += sum(tap.drops() for line in self._every_line() for tap in line.taps)
         return self._dropped
+
+    def pause(self) -> float:
+        """Seconds that the loop may sleep so that packets gather; 0 where each of them is worth a wake-up."""
+        taps = [tap for line in self._every_line() for tap in line.taps]
+        gathers = any(tap.has_ring for tap in taps) and all(tap.drained for tap in taps)
+        return GATHER if gathers else 0.0
 
     def next_deadline(self) -> Optional[float]:
         """When `on_time` has something to do; None while all sockets are plain ones."""
@@ -185,8 +196,17 @@ class Capture:
                 self._drop(line)
             return
         line.overrun = 0 if tap.drained else line.overrun + 1
-        if line.overrun >= LOADED and self._rings and not tap.has_ring:
+        if self._rings and not tap.has_ring and (line.overrun >= LOADED or self._is_busy(line)):
             self._change(line, ring=True)
+
+    @staticmethod
+    def _is_busy(line: _Line) -> bool:
+        received = line.taps[0].received
+        if received - line.checked[1] < BUSY:
+            return False
+        before, now = line.checked[0], time.monotonic()
+        line.checked = (now, received)
+        return now - before < 1
 
     # One socket after the other.
 

@@ -101,6 +101,9 @@ class Daemon:
                 for key, _events in self._selector.select(self._timeout()):
                     key.data(key.fileobj)
                 self._on_time(time.monotonic())
+                pause = self._capture.pause()
+                if pause:
+                    time.sleep(pause)
         finally:
             self._shut_down()
 
