@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import gauges
-from .peers import OTHER_DOORS, CKnockd, Fwknop, Ours, Peer, Recipe, SilentCKnockd
+from .peers import OTHER_DOORS, CKnockd, Fwknop, Ours, Peer, Recipe, ShippedCKnockd, SilentCKnockd
 from .place import Flood, Place
 from .results import Cost, Elsewhere, Idle, Latency, Results, Share
 
@@ -76,7 +76,7 @@ class Bench:
             self.share(peer, 1, 0)
         for turn in range(effort.repeats):
             self._say("CPU time per packet, %d of %d ..." % (turn + 1, effort.repeats))
-            for peer in (Ours, CKnockd, SilentCKnockd):
+            for peer in (Ours, ShippedCKnockd, CKnockd, SilentCKnockd):
                 self.cost(peer, sources=1, family=4)
             for sources, doors in ((10, 1), (MANY, 1), (10, DOORS), (MANY, DOORS)):
                 self.cost(Ours, sources, doors)

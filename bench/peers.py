@@ -9,6 +9,7 @@ import base64
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import ClassVar
@@ -17,7 +18,7 @@ from tests.netns.lab import PATIENCE, SERVER, eventually, run
 
 from . import gauges
 from .place import CLIENTS, HOST, Place
-from .results import C_KNOCKD, FWKNOP, OURS, RECIPE, SILENT_C_KNOCKD
+from .results import C_KNOCKD, FWKNOP, OURS, RECIPE, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD
 
 KNOCKS = ("34567", "12890", "51234")
 """In no order, so that nobody takes a knock for a scan."""
@@ -169,6 +170,43 @@ class SilentCKnockd(CKnockd):
 
     name = SILENT_C_KNOCKD
     OPTIONS = ""
+
+
+class ShippedCKnockd(CKnockd):
+    """The same as Debian ships it: every stage goes to syslog, which somebody reads."""
+
+    name = SHIPPED_C_KNOCKD
+    OPTIONS = "UseSyslog"
+    DEVICES = """
+set -e
+mount --make-rprivate /
+for device in null zero random urandom; do
+    touch "$1/$device"
+    mount --bind "/dev/$device" "$1/$device"
+done
+mount --rbind "$1" /dev
+shift
+exec "$@"
+"""
+    SYSLOG = """
+import socket, sys
+syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+syslog.bind(sys.argv[1])
+while True:
+    syslog.recv(4096)
+"""
+
+    def _run(self, *command: str, environment: dict[str, str] | None = None) -> None:
+        devices = self.place.directory / "dev"
+        devices.mkdir()
+        self._syslog = subprocess.Popen([sys.executable, "-c", self.SYSLOG, str(devices / "log")])
+        eventually((devices / "log").exists, "syslog listens")
+        super()._run("unshare", "--mount", "sh", "-c", self.DEVICES, "sh", str(devices), *command)
+
+    def stop(self) -> None:
+        super().stop()
+        self._syslog.kill()
+        self._syslog.wait()
 
 
 class Fwknop(_Foreign):

@@ -15,9 +15,16 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .results import C_KNOCKD, FWKNOP, OURS, PEERS, RECIPE, SILENT_C_KNOCKD, Results
+from .results import C_KNOCKD, FWKNOP, OURS, PEERS, RECIPE, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results
 
-COLOURS = {OURS: "#0a7d5a", C_KNOCKD: "#c0392b", SILENT_C_KNOCKD: "#e59a90", FWKNOP: "#7a5ea8", RECIPE: "#6b7785"}
+COLOURS = {
+    OURS: "#0a7d5a",
+    C_KNOCKD: "#c0392b",
+    SHIPPED_C_KNOCKD: "#8e2a1e",
+    SILENT_C_KNOCKD: "#e59a90",
+    FWKNOP: "#7a5ea8",
+    RECIPE: "#6b7785",
+}
 MARKS = {OURS: "o", SILENT_C_KNOCKD: "s"}
 MANY, MODERATE, BOUND, DOORS = 1_000_000, 50_000, 250_000, 10_000
 
@@ -92,15 +99,17 @@ def _latencies(axis: Any, results: Results) -> None:
 
 
 def _throughput(axis: Any, results: Results) -> None:
-    for place, peer in enumerate((OURS, C_KNOCKD, SILENT_C_KNOCKD)):
-        runs = [1e6 / row.per_packet for row in results.costs if (row.peer, row.sources, row.family) == (peer, 1, 4)]
-        cost = results.cost(peer, 1, 1, 4)
-        if not cost:
+    peers = {OURS: OURS, SHIPPED_C_KNOCKD: C_KNOCKD + "\n(syslog)", C_KNOCKD: C_KNOCKD + "\n(log file)"}
+    peers[SILENT_C_KNOCKD] = C_KNOCKD + "\n(no log)"
+    for place, peer in enumerate(peers):
+        runs = [row.throughput / 1e3 for row in results.costs if (row.peer, row.sources, row.family) == (peer, 1, 4)]
+        median = results.throughput(peer)
+        if not median:
             continue
-        axis.barh(place, 1e6 / cost, color=COLOURS[peer], height=0.6)
+        axis.barh(place, median / 1e3, color=COLOURS[peer], height=0.6)
         axis.plot(runs, [place] * len(runs), "|", color="black", markersize=14)
-        axis.text(max(runs), place, "  %.0f" % (1e6 / cost), va="center")
-    axis.set_yticks(range(3), (OURS, C_KNOCKD + "\n(log file)", C_KNOCKD + "\nwithout log"))
+        axis.text(max(runs), place, "  %.0f" % (median / 1e3), va="center")
+    axis.set_yticks(range(len(peers)), peers.values())
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set_xlabel("thousand packets that one core handles in a second")

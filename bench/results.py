@@ -13,6 +13,7 @@ from typing import Any, Iterator, NamedTuple
 
 OURS, C_KNOCKD, FWKNOP, RECIPE = "sesame.knock", "C knockd", "fwknop", "nft recipe"
 SILENT_C_KNOCKD = "C knockd without log"
+SHIPPED_C_KNOCKD = "C knockd with syslog"
 PEERS = (OURS, C_KNOCKD, FWKNOP, RECIPE)
 
 
@@ -55,6 +56,11 @@ class Cost(NamedTuple):
     def per_packet(self) -> float:
         """Nanoseconds."""
         return self.cpu / self.handled * 1e9
+
+    @property
+    def throughput(self) -> float:
+        """Packets a second that were handled while the generator sent at its rate."""
+        return self.rate * self.handled / (self.handled + self.dropped)
 
 
 class Elsewhere(NamedTuple):
@@ -139,6 +145,11 @@ class Results:
             for row in self.costs
             if (row.peer, row.sources, row.doors, row.family) == (peer, sources, doors, family)
         ]
+        return statistics.median(found) if found else None
+
+    def throughput(self, peer: str) -> float | None:
+        """The median of all runs with one door and IPv4 packets of one source."""
+        found = [row.throughput for row in self.costs if (row.peer, *row[1:4]) == (peer, 1, 1, 4)]
         return statistics.median(found) if found else None
 
     def _tables(self) -> Iterator[tuple[str, list[Any]]]:
