@@ -185,7 +185,7 @@ class Strays:
     def _watch(self, source: bytes) -> _Watched:
         watched = self._watched[source] = _Watched()
         if len(self._watched) > BOUND:
-            oldest, _ = self._watched.popitem(last=False)
+            oldest, _watched = self._watched.popitem(last=False)
             self._end.append(oldest)
         return watched
 
