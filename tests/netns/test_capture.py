@@ -197,7 +197,7 @@ def test_no_packet_is_lost_or_doubled_when_a_filter_needs_a_new_socket(
 def test_a_kernel_without_room_for_the_filter_gets_a_coarse_one(
     lab: Lab, listen: Callable[..., Listener], small_optmem: Callable[[int], None]
 ) -> None:
-    small_optmem(2048)
+    small_optmem(4096)
     wanted = [*range(FIRST, LAST, 20)]
     listener = listen(doors(wanted), "eth0")
     assert len(listener.said) == 1
