@@ -296,12 +296,14 @@ def repair(source: Source, packet: bytes) -> bytes:
 
 
 def is_taken_up(packet: bytes) -> bool:
-    """Whether the checksum and lengths of what else would be a knock are right (RFC 1122, 3.2.1; RFC 8200)."""
+    """Whether checksum, lengths and addresses are such that IP takes up this knock (RFC 1122, 8200, 4291)."""
     if packet[0] >> 4 == 4:
         protocol, length = packet[9], int.from_bytes(packet[2:4], "big") - header_length(packet)
         if half_words(packet) != 0xFFFF:
             return False
     else:
+        if packet[8] == 0xFF or bytes(4) in (packet[8:12], packet[24:28]):
+            return False
         protocol, length = packet[6], int.from_bytes(packet[4:6], "big")
     return (20 if protocol == TCP else 8) <= length <= len(packet) - header_length(packet)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import socket
 import struct
 import subprocess
 import threading
@@ -95,7 +96,7 @@ def test_a_sweep_during_a_flood_of_spoofed_first_knocks_opens_nothing(lab: Lab, 
 
 
 def changed(length: int | None, options: bytes = b"") -> Callable[[bytes], bytes]:
-    """A change to frames: the IP header says this length, or is right but for IPv4's checksum."""
+    """A change to frames: the IP header says this length, or is right but for the checksum of IPv4."""
 
     def change(frame: bytes) -> bytes:
         ethernet, packet = frame[:14], frame[14:]
@@ -129,7 +130,19 @@ def test_a_sweep_that_ip_drops_is_no_knock(lab: Lab, scanner: str, change: Calla
     daemon = lab.daemon(LONG + SHIPPED)
     send(lab, map(change, syns(lab, ((scanner, port) for port in order("up")))))
     nothing_opened(lab, daemon, scanner)
-    assert "%s: shipped: Stage" % scanner not in daemon.log
+    assert "shipped: Stage" not in daemon.log
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"), [("::1", SERVER6), ("ff02::5", SERVER6), (STRANGER6, "::1"), ("::1", "::1")]
+)
+def test_a_sweep_with_addresses_that_ipv6_drops_is_no_knock(lab: Lab, source: str, destination: str) -> None:
+    daemon = lab.daemon(LONG + SHIPPED, interface="any")
+    addresses = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in (source, destination))
+    frames = syns(lab, ((STRANGER6, port) for port in order("up")))
+    send(lab, (frame[:22] + addresses + frame[54:] for frame in frames))
+    nothing_opened(lab, daemon, STRANGER6)
+    assert "shipped: Stage" not in daemon.log
 
 
 @pytest.mark.parametrize("per_second", [20, 300])

@@ -23,6 +23,7 @@ from knockd.sequence import Knock
 
 SYN = 0x02
 V4, V6 = bytes((198, 18, 0, 1)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::1")
+ETHERNET = 1  # linux/if_arp.h
 V4_ME, V6_ME = bytes((198, 18, 0, 2)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::2")
 
 
@@ -69,20 +70,22 @@ def with_length(packet: bytes, length: int) -> bytes:
 
 
 def is_taken_up(packet: bytes) -> bool:
-    """Whether checksum and lengths are such that IP takes up this knock: what RFC 1122, 3.2.1, and RFC 8200 ask for."""
+    """Whether checksum, lengths and addresses are such that IP takes up this knock (RFC 1122, 8200, 4291)."""
     if packet[0] >> 4 == 4:
         if half_words(packet) != 0xFFFF:
             return False
         protocol, length = packet[9], int.from_bytes(packet[2:4], "big") - header_length(packet)
     else:
+        if packet[8] == 0xFF or bytes(4) in (packet[8:12], packet[24:28]):
+            return False
         protocol, length = packet[6], int.from_bytes(packet[4:6], "big")
     shortest = 20 if protocol == TCP else 8
     return shortest <= length <= len(packet) - header_length(packet)
 
 
-def ipv6(protocol: int, port: int, flags: int = SYN) -> bytes:
+def ipv6(protocol: int, port: int, flags: int = SYN, source: bytes = V6, destination: bytes = V6_ME) -> bytes:
     rest = transport(protocol, port, flags)
-    return struct.pack("!IHBB16s16s", 6 << 28, len(rest), protocol, 64, V6, V6_ME) + rest
+    return struct.pack("!IHBB16s16s", 6 << 28, len(rest), protocol, 64, source, destination) + rest
 
 
 def doors(*knocks: tuple[int, str]) -> list[Door]:
@@ -95,14 +98,23 @@ class Filter:
     def __init__(self, doors: list[Door], elsewhere: Sequence[int] = ()) -> None:
         self.programs = {version: bpf.program(doors, version, elsewhere) for version in (4, 6)}
 
-    def __call__(self, data: bytes, packet_type: int = bpf.PACKET_HOST, interface: int = 2) -> int:
+    def __call__(
+        self, data: bytes, packet_type: int = bpf.PACKET_HOST, interface: int = 2, link: int = ETHERNET
+    ) -> int:
         """The bytes that pass, 0 for none; of garbage the more that any of the two lets pass."""
-        return max(run(program, data, packet_type, interface) for program in self.programs.values())
+        return max(run(program, data, packet_type, interface, link) for program in self.programs.values())
 
 
-def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int, interface: int) -> int:
+def run(
+    program: Sequence[bpf.Instruction],
+    data: bytes,
+    packet_type: int = bpf.PACKET_HOST,
+    interface: int = 2,
+    link: int = ETHERNET,
+) -> int:
     """Interpret the program as Documentation/networking/filter.rst says."""
     a = x = stored = place = 0
+    extensions = {bpf.PACKET_TYPE: packet_type, bpf.INTERFACE: interface, bpf.LINK_TYPE: link}
 
     def load(offset: int, size: int) -> int:
         if offset + size > len(data):
@@ -128,7 +140,7 @@ def run(program: Sequence[bpf.Instruction], data: bytes, packet_type: int, inter
             elif code == bpf.JUMP:
                 place += k
             elif code == bpf.LOAD_WORD:
-                a = {bpf.PACKET_TYPE: packet_type, bpf.INTERFACE: interface}[k] if k >= bpf.PACKET_TYPE else load(k, 4)
+                a = extensions[k] if k in extensions else load(k, 4)
             elif code == bpf.LOAD_HALF:
                 a = load(k, 2)
             elif code == bpf.LOAD_BYTE:
@@ -297,6 +309,29 @@ def test_a_length_that_the_frame_does_not_hold_does_not_pass(options: int | None
     assert not passes(with_length(data, 0xFFFF - (0 if options is None else header_length(data))))
 
 
+@pytest.mark.parametrize(
+    ("source", "destination", "link", "is_heard"),
+    [
+        ("::1", "fd00:5e5a::2", ETHERNET, False),
+        ("fd00:5e5a::1", "::1", ETHERNET, False),
+        ("::1", "::1", ETHERNET, False),
+        ("::1", "::1", bpf.LOOPBACK, True),
+        ("::1", "fd00:5e5a::2", bpf.LOOPBACK, True),
+        ("fd00:5e5a::1", "::1", bpf.LOOPBACK, True),
+        ("ff02::1", "fd00:5e5a::2", ETHERNET, False),
+        ("ff02::1", "fd00:5e5a::2", bpf.LOOPBACK, False),
+        ("fe80::1", "fe80::2", ETHERNET, True),
+        ("64:ff9b::1", "fd00:5e5a::2", ETHERNET, True),
+    ],
+)
+def test_addresses_that_ipv6_does_not_take_do_not_pass(
+    source: str, destination: str, link: int, is_heard: bool
+) -> None:
+    addresses = [socket.inet_pton(socket.AF_INET6, address) for address in (source, destination)]
+    passes = Filter(doors((20113, "tcp")))
+    assert bool(passes(ipv6(TCP, 20113, SYN, *addresses), link=link)) == is_heard
+
+
 def test_frames_that_the_host_takes_up_elsewhere_do_not_pass() -> None:
     passes = Filter(doors((20113, "tcp")), elsewhere=(5, 7))
     assert [bool(passes(ipv4(TCP, 20113), interface=index)) for index in (2, 5, 6, 7)] == [True, False, True, False]
@@ -350,8 +385,8 @@ def test_coarser_programs_pass_what_the_exact_one_passes_and_become_small() -> N
     sizes = []
     for program in bpf.programs(wanted, 4):
         sizes.append(len(program))
-        assert all(run(program, ipv4(TCP, port), bpf.PACKET_HOST, 2) for port in ports[:1000:10])
-        assert all(run(program, ipv4(UDP, port), bpf.PACKET_HOST, 2) for port in ports[1000::10])
+        assert all(run(program, ipv4(TCP, port)) for port in ports[:1000:10])
+        assert all(run(program, ipv4(UDP, port)) for port in ports[1000::10])
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 80
 

@@ -9,9 +9,9 @@ fragments, whole headers, and destination ports of the doors: up to MAX_RANGES s
 ports, exactly. Beyond that, or where the kernel has no room for so many, the nearest ports are joined to ranges: more
 passes than needed, never less, and the tracker looks anyway.
 
-What IP itself drops before netfilter sees it does not pass: a wrong checksum of the IPv4 header, and lengths that the
-frame does not hold. Otherwise a scanner on the same link could send knocks that are never counted as strays. (IPv4
-options come in all lengths; packet.py sums their headers.)
+What IP itself drops before netfilter sees it does not pass: a wrong checksum of the IPv4 header, lengths that the frame
+does not hold, IPv6 from a multicast address, or from or to ::1 on a link. Otherwise a scanner on the same link could
+send knocks that are never counted as strays. (IPv4 options come in all lengths; packet.py sums their headers.)
 
 Ports are found by a binary search tree with leaves of LEAF ranges in a row: a row of plain comparisons is what the
 kernel stores in the fewest bytes, so that MAX_RANGES ranges stay below Debian 12's net.core.optmem_max of 20,480
@@ -45,6 +45,8 @@ JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_BITS = 0x05, 0x15, 0x25
 JUMP_GREATER_X, JUMP_GREATER_EQUAL_X = 0x2D, 0x3D
 RETURN = 0x06
 PACKET_TYPE, INTERFACE = 0xFFFFF000 + 4, 0xFFFFF000 + 8  # SKF_AD_OFF + SKF_AD_PKTTYPE, SKF_AD_IFINDEX
+LINK_TYPE = 0xFFFFF000 + 28  # SKF_AD_HATYPE
+LOOPBACK = 772  # linux/if_arp.h, ARPHRD_LOOPBACK
 PACKET_HOST = 0  # linux/if_packet.h
 LONGEST_JUMP = 255  # of a conditional jump
 
@@ -163,6 +165,13 @@ _IPV6: list[Instruction] = [
     (ADD, 0, 0, 40),
     (LOAD_X_PACKET_LENGTH, 0, 0, 0),
     *_must_not(JUMP_GREATER_X),
+    (LOAD_WORD, 0, 0, 8),
+    *_must_not(JUMP_GREATER_EQUAL, 0xFF000000),  # from a multicast address
+    (JUMP_EQUAL, 2, 0, 0),  # from or to ::1, and nothing else that anybody has begins like this:
+    (LOAD_WORD, 0, 0, 24),
+    (JUMP_EQUAL, 0, 3, 0),
+    (LOAD_WORD, 0, 0, LINK_TYPE),
+    *_must(JUMP_EQUAL, LOOPBACK),
     (LOAD_X, 0, 0, 40),
     (LOAD_BYTE, 0, 0, 6),
 ]
