@@ -16,7 +16,7 @@ from typing import Callable, Iterable, Iterator
 
 import pytest
 
-from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, stopped
+from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, PATIENCE, SERVER, SERVER6, SSH, Lab, eventually, stopped
 
 sys.path.insert(0, str(PACKAGE))
 
@@ -70,11 +70,12 @@ class Listener:
             self.capture.on_time(time.monotonic())
 
     def until(self, condition: Callable[[], object], claim: str) -> None:
-        def met() -> object:
+        """Turns without a rest, as the daemon does."""
+        deadline = time.monotonic() + PATIENCE
+        self.turn()
+        while not condition():
+            assert time.monotonic() < deadline, "never: %s" % claim
             self.turn()
-            return condition()
-
-        eventually(met, claim)
 
     def set_doors(self, wanted: list[Door]) -> None:
         with self._server:
