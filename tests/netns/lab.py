@@ -99,18 +99,21 @@ class Namespace:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = "/run/netns/" + name
+        self._homes: list[int] = []
+        """Where those who are in come from: several threads may be."""
         run("ip", "netns", "add", name)
         self.ip("link", "set", "lo", "up")
 
     def __enter__(self) -> None:
-        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self._homes.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
         there = os.open(self.path, os.O_RDONLY)
         _setns(there)
         os.close(there)
 
     def __exit__(self, *_: object) -> None:
-        _setns(self._home)
-        os.close(self._home)
+        home = self._homes.pop()
+        _setns(home)
+        os.close(home)
 
     def command(self, *command: str) -> tuple[str, ...]:
         return ("nsenter", "--net=" + self.path, *command)

@@ -70,7 +70,9 @@ class Listener:
             self.capture.on_time(time.monotonic())
 
     def until(self, condition: Callable[[], object], claim: str) -> None:
+        """Turns without a rest, as the daemon does."""
         deadline = time.monotonic() + PATIENCE
+        self.turn()
         while not condition():
             assert time.monotonic() < deadline, "never: %s" % claim
             self.turn()
@@ -175,9 +177,7 @@ def test_no_packet_is_lost_or_doubled_when_a_filter_needs_a_new_socket(
     lab: Lab,
     listen: Callable[..., Listener],
     small_optmem: Callable[[int], None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(capture, "BUSY", 1 << 40)  # a ring that takes over needs the room for a second filter itself
     small_optmem(20480)  # Debian 12's
     common = [*range(FIRST, LAST, 20)]  # 500
     one, other = ([*common, *range(FIRST + step, LAST, 20)] for step in (5, 10))  # 1000
@@ -203,7 +203,7 @@ def test_no_packet_is_lost_or_doubled_when_a_filter_needs_a_new_socket(
 def test_a_kernel_without_room_for_the_filter_gets_a_coarse_one(
     lab: Lab, listen: Callable[..., Listener], small_optmem: Callable[[int], None]
 ) -> None:
-    small_optmem(2048)
+    small_optmem(4096)
     wanted = [*range(FIRST, LAST, 20)]
     listener = listen(doors(wanted), "eth0")
     assert len(listener.said) == 1

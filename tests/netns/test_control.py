@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, STRANGER, SYN, Lab, eventually, python
+from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 WEB = "[web]\nsequence = 21007:tcp,11005:tcp,31006:tcp\ntcpflags = syn\nopen_ports = 80/tcp,8000-8010/tcp\n"
@@ -291,11 +292,11 @@ def test_the_watchdog_is_fed_and_nothing_else_wakes_an_idle_daemon(walled: Lab) 
 
 def test_the_watchdog_is_fed_during_a_flood(walled: Lab) -> None:
     daemon = walled.daemon(LONG, WATCHDOG_USEC="200000")
-    # A frame each for 2,000 spoofed sources; nobody checks sums before the daemon sees it.
+    # A frame each for 2,000 spoofed sources.
     addresses = b"\x45\0\0\x28\0\0\0\0\x40\x06\0\0\xc6\x13%s" + socket.inet_aton(SERVER)
     segment = struct.pack("!HHIIBBHHH", 40000, int(KNOCKS[0]), 1, 0, 5 << 4, SYN, 1024, 0, 0)
     ethernet = walled.mac("eth0") + bytes(6) + b"\x08\0"
-    frames = [ethernet + addresses % struct.pack("!H", number) + segment for number in range(2000)]
+    frames = [ethernet + summed(addresses % struct.pack("!H", number)) + segment for number in range(2000)]
     with walled.client, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind(("eth0", 0))
         for _ in range(5):

@@ -24,6 +24,7 @@ from typing import Callable, Iterator
 import pytest
 
 from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, STRANGER, Daemon, Lab, eventually, python, run
+from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 JOB = """
@@ -369,9 +370,9 @@ def sending(lab: Lab, frames: Callable[[], Iterator[bytes]]) -> Iterator[None]:
 
 
 def syn(port: int, source: bytes = bytes((198, 18, 0, 1))) -> bytes:
-    """An IPv4 packet to the server, checksums left out: the tap takes it, and IP drops it."""
+    """An IPv4 packet to the server, tcp's checksum left out: the tap takes it, and tcp drops it."""
     header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 7, 0, 64, 6, 0) + source + socket.inet_aton(SERVER)
-    return header + struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, 2, 64240, 0, 0)
+    return summed(header) + struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, 2, 64240, 0, 0)
 
 
 def spoofed_first_knocks() -> Iterator[bytes]:
@@ -408,6 +409,8 @@ def garbage() -> Iterator[bytes]:
                 damaged[chance.randrange(min(60, len(damaged)))] = chance.randrange(256)
         if chance.random() < 0.3:
             del damaged[chance.randrange(len(damaged) + 1) :]
+        if kind == b"\x08\x00" and len(damaged) >= 60 and chance.random() < 0.8:  # past the checksum
+            damaged[:] = summed(bytes(damaged))
         yield kind + bytes(damaged)
 
 

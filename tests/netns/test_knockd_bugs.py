@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from .lab import CLIENT, SERVER, SERVER6, STRANGER, SYN, Daemon, Lab, eventually
+from .packets import summed
 
 ONE, TWO, THREE = "21001", "11003", "31002"
 END = "19999"
@@ -129,11 +130,7 @@ def frame(target: bytes, source: bytes, port: int, tag: bytes = b"") -> bytes:
     """A first segment of tcp to the server, as a frame of Ethernet."""
     segment = struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, SYN, 1024, 0, 0)
     header = struct.pack("!BBHIBBH4s4s", 0x45, 0, 40, 0, 64, 6, 0, source, socket.inet_aton(SERVER))
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return (
-        target + bytes(6) + tag + b"\x08\x00" + header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:] + segment
-    )
+    return target + bytes(6) + tag + b"\x08\x00" + summed(header + segment)
 
 
 def send(lab: Lab, frames: Iterable[bytes], burst: int = 200) -> None:

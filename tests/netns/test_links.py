@@ -16,6 +16,7 @@ from typing import Callable
 import pytest
 
 from .lab import CLIENT, CLIENT6, KNOCKS, SERVER, SERVER6, SSH, Daemon, Lab, Namespace, eventually
+from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 
@@ -279,9 +280,7 @@ def syn(port: int) -> bytes:
     """A first knock from the client as an IPv4 packet."""
     segment = struct.pack("!HHIIBBHHH", 40000, port, 1, 0, 5 << 4, 2, 1024, 0, 0)
     header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 7, 0, 64, 6, 0) + socket.inet_aton(CLIENT) + socket.inet_aton(SERVER)
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:] + segment
+    return summed(header + segment)
 
 
 @pytest.mark.parametrize("interface", ["eth0", "any"])

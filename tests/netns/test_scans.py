@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import random
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 import time
+from typing import Callable
 
 import pytest
 
 from .lab import CLIENT, CLIENT6, GUARD, KNOCKS, SERVER, SERVER6, SSH, STRANGER, STRANGER6, Daemon, Lab, eventually
-from .packets import send, syns
+from .packets import send, summed, syns
 
 LONG = SSH.format(open_timeout=600)
 DOOR = "[%s]\nsequence = %s\nseq_timeout = 5\ntcpflags = syn\nopen_ports = 8022/tcp\n"
@@ -90,6 +93,56 @@ def test_a_sweep_during_a_flood_of_spoofed_first_knocks_opens_nothing(lab: Lab, 
         flood.join()
     sweep(lab, STRANGER6, order(direction))  # and when it is over
     nothing_opened(lab, daemon, STRANGER)
+
+
+def changed(length: int | None, options: bytes = b"") -> Callable[[bytes], bytes]:
+    """A change to frames: the IP header says this length, or is right but for the checksum of IPv4."""
+
+    def change(frame: bytes) -> bytes:
+        ethernet, packet = frame[:14], frame[14:]
+        if packet[0] == 0x60:
+            return ethernet + packet[:4] + struct.pack("!H", length or 0) + packet[6:]
+        first, total = 0x45 + len(options) // 4, len(packet) + len(options) if length is None else length
+        packet = summed(struct.pack("!BxH", first, total) + packet[4:20] + options + packet[20:])
+        return ethernet + (packet if length is not None else packet[:10] + bytes((packet[10] ^ 1,)) + packet[11:])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("scanner", "change"),
+    [
+        (STRANGER, changed(None)),
+        (STRANGER, changed(None, options=b"\x01" * 4)),
+        (STRANGER, changed(41)),
+        (STRANGER, changed(20)),
+        (STRANGER, changed(45, options=b"\x01" * 4)),
+        (STRANGER6, changed(21)),
+        (STRANGER6, changed(0)),
+    ],
+    ids=[
+        *("ipv4 checksum", "ipv4 checksum, options", "ipv4 too long", "ipv4 too short", "ipv4 too long, options"),
+        *("ipv6 too long", "ipv6 too short"),
+    ],
+)
+def test_a_sweep_that_ip_drops_is_no_knock(lab: Lab, scanner: str, change: Callable[[bytes], bytes]) -> None:
+    """Nobody could count its strays: netfilter never sees its ports."""
+    daemon = lab.daemon(LONG + SHIPPED)
+    send(lab, map(change, syns(lab, ((scanner, port) for port in order("up")))))
+    nothing_opened(lab, daemon, scanner)
+    assert "shipped: Stage" not in daemon.log
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"), [("::1", SERVER6), ("ff02::5", SERVER6), (STRANGER6, "::1"), ("::1", "::1")]
+)
+def test_a_sweep_with_addresses_that_ipv6_drops_is_no_knock(lab: Lab, source: str, destination: str) -> None:
+    daemon = lab.daemon(LONG + SHIPPED, interface="any")
+    addresses = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in (source, destination))
+    frames = syns(lab, ((STRANGER6, port) for port in order("up")))
+    send(lab, (frame[:22] + addresses + frame[54:] for frame in frames))
+    nothing_opened(lab, daemon, STRANGER6)
+    assert "shipped: Stage" not in daemon.log
 
 
 @pytest.mark.parametrize("per_second", [20, 300])

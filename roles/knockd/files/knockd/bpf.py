@@ -9,6 +9,10 @@ fragments, whole headers, and destination ports of the doors: up to MAX_RANGES s
 ports, exactly. Beyond that, or where the kernel has no room for so many, the nearest ports are joined to ranges: more
 passes than needed, never less, and the tracker looks anyway.
 
+What IP itself drops before netfilter sees it does not pass: a wrong checksum of the IPv4 header, lengths that the frame
+does not hold, IPv6 from a multicast address, or from or to ::1 on a link. Otherwise a scanner on the same link could
+send knocks that are never counted as strays. (IPv4 options come in all lengths; packet.py sums their headers.)
+
 Ports are found by a binary search tree with leaves of LEAF ranges in a row: a row of plain comparisons is what the
 kernel stores in the fewest bytes, so that MAX_RANGES ranges stay below Debian 12's net.core.optmem_max of 20,480
 bytes.
@@ -28,16 +32,21 @@ Range = tuple[int, int]
 """First and last port, both included."""
 
 MAX_RANGES = 1000
-LEAF = 16
+LEAF = 32
 SNAP = 80
 """Bytes of a packet that pass: the longest IPv4 header, 60, and a tcp header without options."""
 
 # linux/bpf_common.h, linux/filter.h
-LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X, LOAD_BYTE_AFTER_X = 0x20, 0x28, 0x30, 0x48, 0x50
-LOAD_X, LOAD_X_HEADER_LENGTH, X_TO_A, SHIFT_RIGHT = 0x01, 0xB1, 0x87, 0x74
+LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X = 0x20, 0x28, 0x30, 0x48
+LOAD_X, LOAD_X_HEADER_LENGTH, LOAD_X_PACKET_LENGTH = 0x01, 0xB1, 0x81
+STORE, LOAD_STORED, A_TO_X, X_TO_A = 0x02, 0x60, 0x07, 0x87
+ADD, ADD_X, SUBTRACT_X, MODULO, SHIFT_RIGHT = 0x04, 0x0C, 0x1C, 0x94, 0x74
 JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_BITS = 0x05, 0x15, 0x25, 0x35, 0x45
+JUMP_GREATER_X, JUMP_GREATER_EQUAL_X = 0x2D, 0x3D
 RETURN = 0x06
 PACKET_TYPE, INTERFACE = 0xFFFFF000 + 4, 0xFFFFF000 + 8  # SKF_AD_OFF + SKF_AD_PKTTYPE, SKF_AD_IFINDEX
+LINK_TYPE = 0xFFFFF000 + 28  # SKF_AD_HATYPE
+LOOPBACK = 772  # linux/if_arp.h, ARPHRD_LOOPBACK
 PACKET_HOST = 0  # linux/if_packet.h
 LONGEST_JUMP = 255  # of a conditional jump
 
@@ -58,7 +67,7 @@ def program(
     for index in elsewhere:
         taken_up += _must_not(JUMP_EQUAL, index)
     ranges = _joined(_ranges(doors), most)
-    tcp, udp = _tree(ranges["tcp"]), _tree(ranges["udp"])
+    tcp, udp = [*_port(20), *_tree(ranges["tcp"])], [*_port(8), *_tree(ranges["udp"])]
     return [
         (LOAD_WORD, 0, 0, PACKET_TYPE),
         *_must(JUMP_EQUAL, PACKET_HOST),
@@ -67,14 +76,11 @@ def program(
         (SHIFT_RIGHT, 0, 0, 4),
         *_must(JUMP_EQUAL, version),
         *(_IPV4 if version == 4 else _IPV6),
-        # A is the protocol, X says where its header begins.
+        # A is the protocol, X says where its header begins, and what is stored how long it and its data are.
         (JUMP_EQUAL, 1, 0, TCP),
-        (JUMP, 0, 0, 2 + len(tcp)),
-        (LOAD_BYTE_AFTER_X, 0, 0, 13),  # what is too short to have flags does not pass
-        (LOAD_HALF_AFTER_X, 0, 0, 2),
+        (JUMP, 0, 0, len(tcp)),
         *tcp,
         *_must(JUMP_EQUAL, UDP),
-        (LOAD_HALF_AFTER_X, 0, 0, 2),
         *udp,
     ]
 
@@ -109,25 +115,66 @@ def _ranges(doors: Iterable[Door]) -> dict[str, list[Range]]:
     return runs
 
 
-def _must(code: int, constant: int) -> list[Instruction]:
+def _must(code: int, constant: int = 0) -> list[Instruction]:
     """Drop the packet unless A compares."""
     return [(code, 1, 0, constant), _DROP]
 
 
-def _must_not(code: int, constant: int) -> list[Instruction]:
+def _must_not(code: int, constant: int = 0) -> list[Instruction]:
     """Drop the packet if A compares."""
     return [(code, 0, 1, constant), _DROP]
 
 
-_IPV4 = [
+def _port(header: int) -> list[Instruction]:
+    """Load the destination port, if there is room for a header of so many bytes."""
+    return [(LOAD_STORED, 0, 0, 0), *_must(JUMP_GREATER_EQUAL, header), (LOAD_HALF_AFTER_X, 0, 0, 2)]
+
+
+# RFC 1071: the half-words, summed with end-around carry, are 0xFFFF. That carry is what a remainder leaves out: 0x10000
+# is 1 modulo 0xFFFF. So words can be summed as well, which are fewer: each load counts a dozen times in the kernel.
+_SUM: list[Instruction] = [
+    (LOAD_X, 0, 0, 0),
+    *(
+        step
+        for place in range(0, 20, 4)
+        for step in ((LOAD_WORD, 0, 0, place), (MODULO, 0, 0, 0xFFFF), (ADD_X, 0, 0, 0), (A_TO_X, 0, 0, 0))
+    ),
+    (MODULO, 0, 0, 0xFFFF),
+    *_must(JUMP_EQUAL, 0),
+]
+_IPV4: list[Instruction] = [
+    (LOAD_BYTE, 0, 0, 0),
+    (JUMP_EQUAL, 0, len(_SUM), 0x45),
+    *_SUM,
     (LOAD_HALF, 0, 0, 6),
     *_must_not(JUMP_BITS, 0x1FFF),  # a fragment offset
+    (LOAD_HALF, 0, 0, 2),
+    (LOAD_X_PACKET_LENGTH, 0, 0, 0),
+    *_must_not(JUMP_GREATER_X),
     (LOAD_X_HEADER_LENGTH, 0, 0, 0),
+    *_must(JUMP_GREATER_EQUAL_X),
+    (SUBTRACT_X, 0, 0, 0),
+    (STORE, 0, 0, 0),
     (X_TO_A, 0, 0, 0),
     *_must(JUMP_GREATER_EQUAL, 20),
     (LOAD_BYTE, 0, 0, 9),
 ]
-_IPV6: list[Instruction] = [(LOAD_X, 0, 0, 40), (LOAD_BYTE, 0, 0, 6)]
+_IPV6: list[Instruction] = [
+    (LOAD_HALF, 0, 0, 4),
+    (STORE, 0, 0, 0),
+    (ADD, 0, 0, 40),
+    (LOAD_X_PACKET_LENGTH, 0, 0, 0),
+    *_must_not(JUMP_GREATER_X),
+    (LOAD_WORD, 0, 0, 8),
+    *_must_not(JUMP_GREATER_EQUAL, 0xFF000000),  # from a multicast address
+    (JUMP_EQUAL, 2, 0, 0),  # from or to ::1, and nothing else that anybody has begins like this:
+    (LOAD_WORD, 0, 0, 24),
+    (JUMP_EQUAL, 0, 3, 0),
+    (LOAD_WORD, 0, 0, LINK_TYPE),
+    *_must(JUMP_EQUAL, LOOPBACK),
+    (LOAD_X, 0, 0, 40),
+    (LOAD_BYTE, 0, 0, 6),
+]
 
 
 def _joined(ranges: dict[str, list[Range]], most: int) -> dict[str, list[Range]]:

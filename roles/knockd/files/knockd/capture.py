@@ -58,6 +58,8 @@ class _Line:
         self.checked = (0.0, 0)
         """When the packets were counted, and how many they were."""
         self.program = b""
+        self.is_coarse = False
+        """Whether the kernel had no room for the exact filter."""
 
 
 class Capture:
@@ -194,6 +196,8 @@ class Capture:
         if len(line.taps) > 1:
             if tap.drained:
                 self._drop(line)
+                if line.is_coarse:
+                    self._filter(line)  # what went has made room
             return
         line.overrun = 0 if tap.drained else line.overrun + 1
         if self._rings and not tap.has_ring and (line.overrun >= LOADED or self._is_busy(line)):
@@ -221,9 +225,11 @@ class Capture:
             exact = False
         else:
             raise CaptureError("the kernel has no room for a packet filter; raise net.core.optmem_max")
-        if not exact and not self._coarse:
+        line.is_coarse = not exact
+        # Of a line with two sockets this is not the last word: `_read` tries again when there is room.
+        said, self._coarse = self._coarse, any(one.is_coarse and len(one.taps) == 1 for one in self._every_line())
+        if self._coarse and not said:
             self._say("the kernel's filter is coarse: more packets pass than need to; raise net.core.optmem_max")
-        self._coarse = not exact
 
     def _swap(self, line: _Line, program: bytes) -> bool:
         """Whether the kernel has room for this filter: beside the old one here, or at a new socket."""

@@ -4,7 +4,8 @@
 """Bytes to a packet: reads the IP and transport headers of a possible knock.
 
 Reads what the filter of bpf.py lets pass: whole packets or first fragments of IPv4, with or without options, and IPv6
-whose first header is tcp or udp. IPv6 extension headers are not walked: no client sends a knock behind one.
+whose first header is tcp or udp. IPv6 extension headers are not walked: no client sends a knock behind one. Lengths
+are the filter's to judge, and so is the checksum, but for IPv4 headers with options.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def frames(version: int, offset: int, size: int) -> Struct:
 
 
 def parse(data: bytes | memoryview) -> Packet | None:
-    """Read the packet that begins with its IP header at data[0]; None if it is not tcp or udp, or cut short."""
+    """Read the packet that begins with its IP header at data[0]; None if it is no tcp or udp, cut short or damaged."""
     try:
         first = data[0]
         if first >> 4 == 4:
@@ -63,6 +64,9 @@ def parse(data: bytes | memoryview) -> Packet | None:
                 if transport < 20:
                     return None
                 (port,) = _PORT.unpack_from(data, transport)
+                # The sum of half-words, with end-around carry (RFC 1071): 0x10000 is 1 modulo 0xFFFF.
+                if int.from_bytes(data[:transport], "big") % 0xFFFF:
+                    return None
         elif first >> 4 == 6:
             protocol, source, destination, port = _IPV6.unpack_from(data)
             transport = 40
