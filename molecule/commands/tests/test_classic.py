@@ -14,6 +14,8 @@ from testinfra.host import Host
 from vantage import C_KNOCK, Server
 
 THE_KNOCK = ["10001:tcp", "10002:tcp", "10003:tcp"]
+MOMENT = 2
+"""Seconds. The how-to sleeps one after its knocks: its sequence is weak, so its door waits 0.75 s for a scan to go on."""
 OUR_RULE = "-p tcp -m tcp --dport 22 -j ACCEPT"
 
 
@@ -40,13 +42,13 @@ def test_the_how_to_works_as_it_is_written(host: Host, server: Server, preset: s
     address = server.address(family)
     assert not server.is_open(address) and holes(host, tool) == 0
     assert "hitting tcp" in knock(address, *THE_KNOCK)
-    time.sleep(0.5)
+    time.sleep(MOMENT)
     assert server.is_open(address) and holes(host, tool) == 1
     if preset == "open_close":
         time.sleep(11)
         assert server.is_open(address), "this set-up stays open until the closing sequence"
         knock(address, *reversed(THE_KNOCK))
-        time.sleep(0.5)
+        time.sleep(MOMENT)
     server.wait_closed(address)
     assert holes(host, tool) == 0
 
@@ -56,7 +58,7 @@ def test_a_second_knock_piles_up_no_rules(host: Host, server: Server, preset: st
         pytest.skip("the pair of doors has no state between two commands, here as in C knockd")
     knock(server.ipv4, *THE_KNOCK)
     knock(server.ipv4, *THE_KNOCK)
-    time.sleep(0.5)
+    time.sleep(MOMENT)
     assert holes(host) == 1
     server.wait_closed(server.ipv4)
     assert holes(host) == 0
@@ -66,7 +68,7 @@ def test_stopping_the_daemon_closes_what_has_a_stop_command(host: Host, server: 
     if preset == "open_close":
         pytest.skip("no stop command")
     knock(server.ipv4, *THE_KNOCK)
-    time.sleep(0.5)
+    time.sleep(MOMENT)
     assert holes(host) == 1
     host.check_output("systemctl stop knockd")
     assert holes(host) == 0
@@ -77,7 +79,7 @@ def test_a_killed_daemon_closes_when_it_is_back(host: Host, server: Server, pres
     if preset == "open_close":
         pytest.skip("no stop command")
     knock(server.ipv4, *THE_KNOCK)
-    time.sleep(0.5)
+    time.sleep(MOMENT)
     host.check_output("systemctl kill --signal KILL knockd")
     server.wait_closed(server.ipv4)
     assert holes(host) == 0
@@ -124,7 +126,7 @@ class TestAdoption:
 
     def test_its_other_door_still_works(self, host: Host, server: Server) -> None:
         knock(server.ipv4, "2001:udp", "2777:tcp", "2345:udp")
-        time.sleep(0.5)
+        time.sleep(MOMENT)
         controller = server.ipv4.rsplit(".", 1)[0] + ".1"
         assert host.file("/run/touched-by-" + controller).exists
 

@@ -60,6 +60,8 @@ class _Line:
         self.program = b""
         self.is_coarse = False
         """Whether the kernel had no room for the exact filter."""
+        self.tries_again = False
+        """Whether it may have room when the relieved socket is gone."""
 
 
 class Capture:
@@ -196,8 +198,8 @@ class Capture:
         if len(line.taps) > 1:
             if tap.drained:
                 self._drop(line)
-                if line.is_coarse:
-                    self._filter(line)  # what went has made room
+                if line.tries_again:
+                    self._filter(line)
             return
         line.overrun = 0 if tap.drained else line.overrun + 1
         if self._rings and not tap.has_ring and (line.overrun >= LOADED or self._is_busy(line)):
@@ -216,7 +218,7 @@ class Capture:
 
     def _filter(self, line: _Line) -> None:
         """Gives the line the most exact filter for which the kernel has room."""
-        exact = True
+        exact, crowded = True, len(line.taps) > 1
         for instructions in bpf.programs(self._doors, line.version, line.elsewhere):
             program = bpf.pack(instructions)
             if self._swap(line, program):
@@ -225,9 +227,9 @@ class Capture:
             exact = False
         else:
             raise CaptureError("the kernel has no room for a packet filter; raise net.core.optmem_max")
-        line.is_coarse = not exact
-        # Of a line with two sockets this is not the last word: `_read` tries again when there is room.
-        said, self._coarse = self._coarse, any(one.is_coarse and len(one.taps) == 1 for one in self._every_line())
+        line.is_coarse, line.tries_again = not exact, crowded and not exact
+        said = self._coarse
+        self._coarse = any(one.is_coarse and not one.tries_again for one in self._every_line())
         if self._coarse and not said:
             self._say("the kernel's filter is coarse: more packets pass than need to; raise net.core.optmem_max")
 
