@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -107,7 +108,14 @@ def test_watch_shows_what_happens_as_it_happens(walled: Lab, place: str, path: s
     seen = walled.directory / "seen"
     command = [python(), "-m", "knockd.knockctl", "-s", path, "watch"]
     with open(seen, "wb") as output:
-        watcher = subprocess.Popen(command, env={"PYTHONPATH": str(PACKAGE)}, stdout=output)
+        watcher = subprocess.Popen(
+            command,
+            env={"PYTHONPATH": str(PACKAGE)},
+            stdout=output,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            ),  # a job in the background has none
+        )
     try:
 
         def begins() -> bool:  # it has no way to say that it watches: it does when it shows something
@@ -119,7 +127,7 @@ def test_watch_shows_what_happens_as_it_happens(walled: Lab, place: str, path: s
         eventually(lambda: "%s: ssh: OPEN SESAME\n" % CLIENT in seen.read_text())
         knockctl(path, "close", CLIENT)
         eventually(lambda: "%s: ssh: closed by knockctl\n" % CLIENT in seen.read_text())
-        watcher.send_signal(2)
+        watcher.send_signal(signal.SIGINT)
         assert watcher.wait(15) == 0
     finally:
         watcher.kill()

@@ -15,7 +15,7 @@ from vantage import C_KNOCK, Server
 
 THE_KNOCK = ["10001:tcp", "10002:tcp", "10003:tcp"]
 MOMENT = 2
-"""Seconds. The how-to sleeps one after its knocks: its sequence is weak, so its door waits 0.75 s for a scan to go on."""
+"""Seconds. The how-to sleeps one after its knocks; its sequence is weak, so the door waits 0.75 s for a scan's next."""
 OUR_RULE = "-p tcp -m tcp --dport 22 -j ACCEPT"
 
 
