@@ -10,7 +10,7 @@ import pytest
 from bench.measures import DOORS, MANY, QUICK, Bench
 from bench.place import compile_tools
 from bench.report import table
-from bench.results import C_KNOCKD, FWKNOP, OURS, PEERS, SILENT_C_KNOCKD, Results
+from bench.results import C_KNOCKD, FWKNOP, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_every_figure_is_there(results: Results) -> None:
     costs = {(row.peer, row.sources, row.doors, row.family) for row in results.costs}
     assert costs == {
-        *((peer, 1, 1, 4) for peer in (OURS, C_KNOCKD, SILENT_C_KNOCKD)),
+        *((peer, 1, 1, 4) for peer in (OURS, SHIPPED_C_KNOCKD, C_KNOCKD, SILENT_C_KNOCKD)),
         *((OURS, sources, doors, 6) for sources in (10, MANY) for doors in (1, DOORS)),
         *((SILENT_C_KNOCKD, sources, 1, 6) for sources in (10, 1_000, 10_000)),
     }
