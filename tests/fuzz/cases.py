@@ -32,6 +32,7 @@ from knockd.strays import BOUND as STRAYS_BOUND
 from knockd.strays import Strays
 from knockd.tracker import Tracker
 
+from ..ipv4 import half_words, header_length, summed
 from .source import Source
 
 # Packets
@@ -264,24 +265,6 @@ def ip4(
     length = 20 + 4 * options + len(segment)
     header = struct.pack("!BBHHHBBH", 0x45 + options, 0, length, 7, fragment, 64, protocol, 0)
     return summed(header + sender + destination + b"\x01" * 4 * options + segment)
-
-
-def header_length(packet: bytes) -> int:
-    return 4 * (packet[0] & 15) if packet[0] >> 4 == 4 else 40
-
-
-def half_words(packet: bytes) -> int:
-    """The sum of an IPv4 header with end-around carry (RFC 1071): 0xFFFF if its checksum is right."""
-    total = sum(struct.unpack_from("!%dH" % (header_length(packet) // 2), packet))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def summed(packet: bytes) -> bytes:
-    """An IPv4 packet with the right checksum."""
-    checksum = ~half_words(packet[:10] + b"\0\0" + packet[12:]) & 0xFFFF
-    return packet[:10] + struct.pack("!H", checksum) + packet[12:]
 
 
 def repair(source: Source, packet: bytes) -> bytes:

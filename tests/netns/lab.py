@@ -85,6 +85,19 @@ def run(*command: str, text: str = "") -> str:
     return done.stdout
 
 
+def context_switches(pid: int) -> int:
+    """How often a process has gone to sleep, or was put aside."""
+    status = Path("/proc/%d/status" % pid).read_text()
+    return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
+
+
+def sleeps(pid: int) -> bool:
+    """Whether nothing wakes a process for two seconds."""
+    before = context_switches(pid)
+    time.sleep(2)
+    return context_switches(pid) == before
+
+
 def eventually(condition: Callable[[], object], claim: str = "") -> None:
     """Waits until the condition holds."""
     deadline = time.monotonic() + PATIENCE

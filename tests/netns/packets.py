@@ -10,6 +10,7 @@ import struct
 import time
 from typing import Iterable, Iterator
 
+from ..ipv4 import summed
 from .lab import SERVER, SERVER6, SYN, Lab
 
 
@@ -35,13 +36,6 @@ def _head(source: str) -> tuple[bytes, int]:
     addresses = socket.inet_aton(source) + socket.inet_aton(SERVER)
     head = b"\x08\x00" + summed(struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 64, 6, 0) + addresses)
     return head, sum(struct.unpack("!4H", addresses)) + 6 + 20
-
-
-def summed(packet: bytes) -> bytes:
-    """With the right checksum of the IPv4 header."""
-    half_words = struct.unpack_from("!%dH" % (2 * (packet[0] & 15)), packet[:10] + b"\0\0" + packet[12:])
-    checksum = ~(sum(half_words) % 0xFFFF) & 0xFFFF  # RFC 1071: a sum with end-around carry
-    return packet[:10] + struct.pack("!H", checksum) + packet[12:]
 
 
 def send(lab: Lab, frames: Iterable[bytes], per_second: float = 0) -> None:

@@ -16,7 +16,7 @@ from typing import Callable, Iterable, Iterator
 
 import pytest
 
-from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, PATIENCE, SERVER, SERVER6, SSH, Lab, eventually, stopped
+from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, PATIENCE, SERVER, SERVER6, SSH, Lab, eventually, sleeps, stopped
 
 sys.path.insert(0, str(PACKAGE))
 
@@ -290,15 +290,6 @@ def test_a_knock_opens_through_a_ring_which_goes_when_it_is_quiet(walled: Lab) -
     def shared() -> bool:
         return "socket:" in Path("/proc/%d/maps" % daemon.pid).read_text()
 
-    def wakeups() -> int:
-        status = Path("/proc/%d/status" % daemon.pid).read_text()
-        return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-
-    def sleeps() -> bool:
-        before = wakeups()
-        time.sleep(2)
-        return wakeups() == before
-
     assert not shared()
     with stopped(daemon):
         send(walled, [21001] * (capture.LOADED + 1) * tap.BATCH)
@@ -307,7 +298,7 @@ def test_a_knock_opens_through_a_ring_which_goes_when_it_is_quiet(walled: Lab) -
     walled.opens()
     eventually(lambda: not shared(), "the ring is given back")
     assert walled.is_open()
-    eventually(sleeps, "no wake-ups")
+    eventually(lambda: sleeps(daemon.pid), "no wake-ups")
 
 
 def test_ten_thousand_doors(walled: Lab) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
+from ..ipv4 import summed
 from .lab import CLIENT, CLIENT6, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, STRANGER, SYN, Lab, eventually, python
-from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 WEB = "[web]\nsequence = 21007:tcp,11005:tcp,31006:tcp\ntcpflags = syn\nopen_ports = 80/tcp,8000-8010/tcp\n"

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python, stopped
+from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python, sleeps, stopped
 
 LONG = SSH.format(open_timeout=600)
 
@@ -60,18 +59,9 @@ def test_hup_loses_no_admission(walled: Lab) -> None:
 def test_it_sleeps_when_nothing_happens(lab: Lab) -> None:
     daemon = lab.daemon(LONG)
 
-    def wakeups() -> int:
-        status = Path("/proc/%d/status" % daemon.pid).read_text()
-        return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-
-    def sleeps() -> bool:
-        before = wakeups()
-        time.sleep(2)
-        return wakeups() == before
-
     lab.knock(*KNOCKS)
     daemon.await_log("OPEN SESAME")
-    eventually(sleeps)
+    eventually(lambda: sleeps(daemon.pid))
 
 
 # The log.

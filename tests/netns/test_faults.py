@@ -23,8 +23,8 @@ from typing import Callable, Iterator
 
 import pytest
 
+from ..ipv4 import summed
 from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, STRANGER, Daemon, Lab, eventually, python, run
-from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 JOB = """

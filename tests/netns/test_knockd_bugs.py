@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from .lab import CLIENT, SERVER, SERVER6, STRANGER, SYN, Daemon, Lab, eventually
-from .packets import summed
+from ..ipv4 import summed
+from .lab import CLIENT, SERVER, SERVER6, STRANGER, SYN, Daemon, Lab, context_switches, eventually
 
 ONE, TWO, THREE = "21001", "11003", "31002"
 END = "19999"
@@ -409,15 +409,11 @@ def test_18_the_kernel_filters_for_a_thousand_doors(knockd: Knockd) -> None:
     knockd.start(doors)
     noise = frame(knockd.lab.mac("eth0"), socket.inet_aton(STRANGER), 1)
 
-    def woken() -> int:
-        status = Path("/proc/%d/status" % knockd.process.pid).read_text()
-        return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-
     def wakes() -> bool:
-        before = woken()
+        before = context_switches(knockd.process.pid)
         send(knockd.lab, [noise] * 2000)
         time.sleep(0.2)
-        return woken() > before
+        return context_switches(knockd.process.pid) > before
 
     # Twice: what the start has left to do is no noise.
     knockd.fixes(not (wakes() and wakes()))

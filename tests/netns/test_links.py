@@ -15,8 +15,8 @@ from typing import Callable
 
 import pytest
 
+from ..ipv4 import summed
 from .lab import CLIENT, CLIENT6, KNOCKS, SERVER, SERVER6, SSH, Daemon, Lab, Namespace, eventually
-from .packets import summed
 
 LONG = SSH.format(open_timeout=600)
 

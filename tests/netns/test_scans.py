@@ -16,8 +16,9 @@ from typing import Callable
 
 import pytest
 
+from ..ipv4 import summed
 from .lab import CLIENT, CLIENT6, GUARD, KNOCKS, SERVER, SERVER6, SSH, STRANGER, STRANGER6, Daemon, Lab, eventually
-from .packets import send, summed, syns
+from .packets import send, syns
 
 LONG = SSH.format(open_timeout=600)
 DOOR = "[%s]\nsequence = %s\nseq_timeout = 5\ntcpflags = syn\nopen_ports = 8022/tcp\n"

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from knockd import bpf
 from knockd.model import Door
-from knockd.packet import TCP, UDP, Packet, frames, parse
+from knockd.packet import SNAP, TCP, UDP, Packet, frames, parse
 from knockd.sequence import Knock
+
+from ...ipv4 import half_words, header_length, summed
 
 SYN = 0x02
 V4, V6 = bytes((198, 18, 0, 1)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::1")
@@ -40,26 +42,6 @@ def ipv4(protocol: int, port: int, flags: int = SYN, options: int = 0, fragment:
         "!BBHHHBBH4s4s", 0x45 + options, 0, 20 + 4 * options + len(rest), 7, fragment, 64, protocol, 0, V4, V4_ME
     )
     return summed(header + b"\x01" * 4 * options + rest)
-
-
-def summed(packet: bytes) -> bytes:
-    """With the right checksum of the IPv4 header (RFC 1071); an IPv6 packet as it is."""
-    if packet[0] >> 4 != 4:
-        return packet
-    checksum = ~half_words(packet[:10] + b"\0\0" + packet[12:]) & 0xFFFF
-    return packet[:10] + struct.pack("!H", checksum) + packet[12:]
-
-
-def half_words(packet: bytes) -> int:
-    """The sum of the IPv4 header with end-around carry: 0xFFFF if its checksum is right."""
-    total = sum(struct.unpack_from("!%dH" % (header_length(packet) // 2), packet))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def header_length(packet: bytes) -> int:
-    return 4 * (packet[0] & 15) if packet[0] >> 4 == 4 else 40
 
 
 def with_length(packet: bytes, length: int) -> bytes:
@@ -340,7 +322,7 @@ def test_frames_that_the_host_takes_up_elsewhere_do_not_pass() -> None:
 @pytest.mark.parametrize("packet_type", [1, 2, 3, 4, 5, 6])  # broadcast, multicast, others', outgoing, loopback, user
 def test_frames_that_are_not_for_this_host_do_not_pass(packet_type: int) -> None:
     passes = Filter(doors((20113, "tcp")))
-    assert passes(ipv4(TCP, 20113)) == bpf.SNAP
+    assert passes(ipv4(TCP, 20113)) == SNAP
     assert passes(ipv4(TCP, 20113), packet_type) == 0
 
 

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Iterator
 from struct import Struct
 
 from .model import Door
-from .packet import TCP, UDP
+from .packet import SNAP, TCP, UDP
 
 Instruction = tuple[int, int, int, int]
 """code, jump if true, jump if false, constant: one struct sock_filter."""
@@ -33,8 +33,6 @@ Range = tuple[int, int]
 
 MAX_RANGES = 1000
 LEAF = 32
-SNAP = 80
-"""Bytes of a packet that pass: the longest IPv4 header, 60, and a tcp header without options."""
 
 # linux/bpf_common.h, linux/filter.h
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AFTER_X = 0x20, 0x28, 0x30, 0x48

@@ -31,8 +31,7 @@ from . import elements
 from .elements import COMMENT_BYTES, NETLINK_NETFILTER, NFGENMSG, NFPROTO_INET, Element
 from .model import Door, Guard, Network, PortRange
 from .netlink import attribute, attributes, messages, refusal, request
-from .nflog import SNAP
-from .packet import TCP, UDP
+from .packet import SNAP, TCP, UDP
 from .sequence import Knock
 
 TABLE = "inet knockd"

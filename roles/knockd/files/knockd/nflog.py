@@ -13,7 +13,7 @@ from typing import Iterator
 
 from .elements import NETLINK_NETFILTER, NFGENMSG
 from .netlink import NLM_F_ACK, attribute, attributes, messages, refusal, request
-from .packet import Packet, parse
+from .packet import SNAP, Packet, parse
 
 NFNL_SUBSYS_ULOG = 4
 NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG = NFNL_SUBSYS_ULOG << 8, NFNL_SUBSYS_ULOG << 8 | 1
@@ -23,8 +23,6 @@ _MODE, _NUMBER = struct.Struct(">IBx"), struct.Struct(">I")
 
 FIRST_GROUP, GROUPS = 27502, 64
 """Groups are a host's own affair; somebody may have taken one, hardly all of these."""
-SNAP = 80
-"""Bytes of a packet that are logged: the longest IPv4 header, 60, and a tcp header without options."""
 MESSAGE_BYTES = 256
 RECEIVE_BUFFER = 4 << 20
 

@@ -16,6 +16,8 @@ from struct import error as StructError
 from typing import NamedTuple
 
 TCP, UDP = 6, 17  # IANA protocol numbers
+SNAP = 80
+"""Bytes of a packet that are worth having: the longest IPv4 header, 60, and a tcp header without options."""
 
 _IPV4 = Struct("!6xHxB2x4s4s2xH")  # RFC 791, 3.1: fragment offset, protocol, addresses; then, without options, the port
 _IPV6 = Struct("!6xBx16s16s2xH")  # RFC 8200, 3: next header, addresses; then the port

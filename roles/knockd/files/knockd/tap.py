@@ -28,8 +28,8 @@ import sys
 from itertools import chain
 from typing import Iterable, Iterator, Optional
 
-from .bpf import RETURN, SNAP, pack
-from .packet import Packet, frames, parse
+from .bpf import RETURN, pack
+from .packet import SNAP, Packet, frames, parse
 
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}  # linux/if_ether.h
 
