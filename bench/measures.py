@@ -48,7 +48,7 @@ class Effort(NamedTuple):
     """Seconds."""
 
 
-FULL = Effort(clients=200, few=60, seconds=3, repeats=3, window=2, rest=0.5, idle=10)
+FULL = Effort(clients=200, few=60, seconds=3, repeats=5, window=2, rest=0.5, idle=10)
 QUICK = Effort(clients=20, few=6, seconds=0.3, repeats=1, window=1, rest=0.1, idle=1)
 
 

@@ -9,7 +9,6 @@ import base64
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import ClassVar
@@ -173,40 +172,33 @@ class SilentCKnockd(CKnockd):
 
 
 class ShippedCKnockd(CKnockd):
-    """The same as Debian ships it: every stage goes to syslog, which somebody reads."""
+    """The same as Debian ships it: every stage goes to syslog, which is systemd's journal, as Debian ships that."""
 
     name = SHIPPED_C_KNOCKD
     OPTIONS = "UseSyslog"
-    DEVICES = """
+    JOURNALD = "/lib/systemd/systemd-journald"
+    # With its own /run and /dev/log, so that neither a journal of this machine nor the lack of one plays a part.
+    WITH_JOURNAL = """
 set -e
 mount --make-rprivate /
+mount -t tmpfs run /run
+mkdir "$1"
 for device in null zero random urandom; do
     touch "$1/$device"
     mount --bind "/dev/$device" "$1/$device"
 done
 mount --rbind "$1" /dev
-shift
+ln -s /run/systemd/journal/dev-log /dev/log
+"$2" & # ends with the namespace
+until [ -S /dev/log ]; do sleep 0.05; done
+shift 2
 exec "$@"
-"""
-    SYSLOG = """
-import socket, sys
-syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-syslog.bind(sys.argv[1])
-while True:
-    syslog.recv(4096)
 """
 
     def _run(self, *command: str, environment: dict[str, str] | None = None) -> None:
-        devices = self.place.directory / "dev"
-        devices.mkdir()
-        self._syslog = subprocess.Popen([sys.executable, "-c", self.SYSLOG, str(devices / "log")])
-        eventually((devices / "log").exists, "syslog listens")
-        super()._run("unshare", "--mount", "sh", "-c", self.DEVICES, "sh", str(devices), *command)
-
-    def stop(self) -> None:
-        super().stop()
-        self._syslog.kill()
-        self._syslog.wait()
+        devices = str(self.place.directory / "dev")
+        shell = ("unshare", "--mount", "sh", "-c", self.WITH_JOURNAL, "sh", devices, self.JOURNALD)
+        super()._run(*shell, *command)
 
 
 class Fwknop(_Foreign):

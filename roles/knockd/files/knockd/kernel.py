@@ -333,12 +333,13 @@ def stray_lines(doors: Sequence[Door], group: Optional[int]) -> List[str]:
         rules.append("strays %s goto candidate" % wanted)
     if any(knock.protocol == "udp" for knock in knocks):
         rules.append("strays meta l4proto udp goto candidate")
+    # First what costs least, and what a flood of first knocks ends at.
+    rules.append("candidate meta l4proto . th dport @knocks return")
     # Any socket at all, listening, connected, or about to be: asked for what it is, there is no answer without one.
     rules.append("candidate socket transparent { 0, 1 } return")
     for target in sorted({str(door.target) for door in doors if door.target}):
         rules.append("candidate %s daddr %s goto stray" % ("ip6" if ":" in target else "ip", target))
     rules.append("candidate fib daddr type local goto stray")
-    rules.append("stray meta l4proto . th dport @knocks return")
     for version, protocol in ((4, "ip"), (6, "ip6")):
         bits = socket.inet_ntop(socket.AF_INET if version == 4 else socket.AF_INET6, TALLIES[version])
         tally = "{ %s saddr & %s" % (protocol, bits)
