@@ -19,6 +19,8 @@ from .results import Cost, Elsewhere, Idle, Latency, Results, Share
 
 MANY = 1_000_000
 """Sources of a flood that nobody can hold all of."""
+FEW, BOUND = 10, 250_000
+"""Live knockers: few, and as many as our daemon remembers by default."""
 DOORS = 10_000
 MODERATE = 50_000
 """Packets a second of the slower flood."""
@@ -78,9 +80,10 @@ class Bench:
             self._say("CPU time per packet, %d of %d ..." % (turn + 1, effort.repeats))
             for peer in (Ours, ShippedCKnockd, CKnockd, SilentCKnockd):
                 self.cost(peer, sources=1, family=4)
-            for sources, doors in ((10, 1), (MANY, 1), (10, DOORS), (MANY, DOORS)):
-                self.cost(Ours, sources, doors)
-            for sources in (10, 1_000, 10_000):
+            for doors in (1, DOORS):
+                for bound in (FEW, BOUND):
+                    self.cost(Ours, MANY, doors, bound=bound)
+            for sources in (FEW, 1_000, 10_000):
                 self.cost(SilentCKnockd, sources)
         self._say("traffic elsewhere, idle ...")
         self.elsewhere(Ours, EXACT)
@@ -116,13 +119,12 @@ class Bench:
             opened = sum(value is not None for value in measured)
             self._results.shares.append(Share(peer.name, sources, rate, flooded.rate, clients, opened))
 
-    def cost(self, kind: type[Peer], sources: int, doors: int = 1, family: int = 6) -> None:
-        """CPU time per packet under more packets than it can take, time-outs included.
-
-        With many doors and many sources they knock at all doors, few sources always at the same one.
-        """
-        with self._peer(kind, window=self._effort.window, doors=doors) as peer:
-            if doors > 1 and sources == MANY:
+    def cost(
+        self, kind: type[Peer], sources: int, doors: int = 1, family: int = 6, bound: int | None = None
+    ) -> None:
+        """CPU time per packet under more packets than it can take, time-outs included; knocks are at all doors."""
+        with self._peer(kind, window=self._effort.window, doors=doors, bound=bound) as peer:
+            if doors > 1:
                 peer.ports = range(OTHER_DOORS, OTHER_DOORS + doors)
             self._flood(peer, family, sources, 0, seconds=0.3).wait()  # code and dictionaries are warm
             gauges.rest(peer.pid, self._effort.rest)
@@ -137,6 +139,7 @@ class Bench:
                 Cost(
                     peer.name,
                     sources,
+                    min(sources, bound or sources),
                     doors,
                     family,
                     flooded.rate,
@@ -169,12 +172,14 @@ class Bench:
         return peer.place.flood(family, sources, peer.ports, rate, seconds, peer.payload)
 
     @contextlib.contextmanager
-    def _peer(self, kind: type[Peer], window: float = 5, doors: int = 1) -> Iterator[Peer]:
+    def _peer(
+        self, kind: type[Peer], window: float = 5, doors: int = 1, bound: int | None = None
+    ) -> Iterator[Peer]:
         with (
             tempfile.TemporaryDirectory(prefix="knock-bench-") as directory,
             Place(Path(directory), self._tools) as place,
         ):
-            peer = kind(place, window, doors)
+            peer = kind(place, window, doors, bound)
             try:
                 yield peer
             finally:

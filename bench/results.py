@@ -40,7 +40,8 @@ class Cost(NamedTuple):
 
     peer: str
     sources: int
-    """As many knockers are live as the daemon's bound and the window allow."""
+    live: int
+    """How many of them are remembered as knockers at most."""
     doors: int
     family: int
     rate: float
@@ -138,18 +139,18 @@ class Results:
         """With or without a flood."""
         return next((row for row in self.latencies if row.peer == peer and bool(row.flood) == flooded), None)
 
-    def cost(self, peer: str, sources: int, doors: int, family: int) -> float | None:
+    def cost(self, peer: str, live: int, doors: int, family: int) -> float | None:
         """The median of all runs in nanoseconds a packet."""
         found = [
             row.per_packet
             for row in self.costs
-            if (row.peer, row.sources, row.doors, row.family) == (peer, sources, doors, family)
+            if (row.peer, row.live, row.doors, row.family) == (peer, live, doors, family)
         ]
         return statistics.median(found) if found else None
 
     def throughput(self, peer: str) -> float | None:
         """The median of all runs with one door and IPv4 packets of one source."""
-        found = [row.throughput for row in self.costs if (row.peer, *row[1:4]) == (peer, 1, 1, 4)]
+        found = [row.throughput for row in self.costs if (row.peer, row.sources, row.family) == (peer, 1, 4)]
         return statistics.median(found) if found else None
 
     def _tables(self) -> Iterator[tuple[str, list[Any]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.measures import DOORS, MANY, QUICK, Bench
+from bench.measures import BOUND, DOORS, FEW, QUICK, Bench
 from bench.place import compile_tools
 from bench.report import table
 from bench.results import C_KNOCKD, FWKNOP, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results
@@ -25,11 +25,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_every_figure_is_there(results: Results) -> None:
-    costs = {(row.peer, row.sources, row.doors, row.family) for row in results.costs}
+    costs = {(row.peer, row.live, row.doors, row.family) for row in results.costs}
     assert costs == {
         *((peer, 1, 1, 4) for peer in (OURS, SHIPPED_C_KNOCKD, C_KNOCKD, SILENT_C_KNOCKD)),
-        *((OURS, sources, doors, 6) for sources in (10, MANY) for doors in (1, DOORS)),
-        *((SILENT_C_KNOCKD, sources, 1, 6) for sources in (10, 1_000, 10_000)),
+        *((OURS, live, doors, 6) for live in (FEW, BOUND) for doors in (1, DOORS)),
+        *((SILENT_C_KNOCKD, live, 1, 6) for live in (FEW, 1_000, 10_000)),
     }
     assert [(row.peer, bool(row.flood)) for row in results.latencies] == [
         (peer, flooded) for peer in PEERS for flooded in (False, True)

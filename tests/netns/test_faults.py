@@ -24,7 +24,21 @@ from typing import Callable, Iterator
 import pytest
 
 from ..ipv4 import summed
-from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, STRANGER, Daemon, Lab, eventually, python, run
+from .lab import (
+    CLIENT,
+    KNOCKS,
+    OWN_MACHINE,
+    PACKAGE,
+    SERVER,
+    SERVER6,
+    SSH,
+    STRANGER,
+    Daemon,
+    Lab,
+    eventually,
+    python,
+    run,
+)
 
 LONG = SSH.format(open_timeout=600)
 JOB = """
@@ -38,9 +52,7 @@ JOB = """
 JOB_KNOCKS = ("21007", "11005", "31006")
 ONCE_KNOCKS = ("10021", "10023", "10022")
 
-OWN_MACHINE = pytest.mark.skipif(
-    "SESAME_OWN_MACHINE" not in os.environ, reason="sets the clock: only where the machine is the test's own (QEMU)"
-)
+SETS_THE_CLOCK = pytest.mark.skipif(not OWN_MACHINE, reason="sets the clock: only where the machine is the test's own")
 
 
 def with_options(config: str, *options: str) -> str:
@@ -320,7 +332,7 @@ def test_a_stop_command_that_is_due_survives_a_clock_that_was_set_between_two_da
     eventually(lambda: done(walled) == ["start", "stop"])
 
 
-@OWN_MACHINE
+@SETS_THE_CLOCK
 @pytest.mark.parametrize("step", [-86400.0, 86400.0])
 def test_a_step_of_the_clock_moves_no_deadline(walled: Lab, step: float) -> None:
     daemon = walled.daemon(with_options(SSH.format(open_timeout=20) + JOB.format(timeout=20), "State_Dir = DIR"))

@@ -240,6 +240,17 @@ def test_a_knock_counts_once(walled: Lab, build: Callable[[Lab], tuple[str, ...]
         opened(daemon, before, "twice")
 
 
+def test_the_log_says_that_a_bridge_takes_the_packets_of_its_port(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    hint = "; br0 takes the packets of eth0: listen there"
+    bridge(walled)
+    eventually(lambda: listening(daemon)[-1].endswith(hint), daemon.log)
+    walled.server.ip("link", "set", "eth0", "nomaster")
+    eventually(lambda: not listening(daemon)[-1].endswith(hint), daemon.log)
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
 def opened(daemon: Daemon, since: int, door: str) -> None:
     eventually(lambda: "%s: OPEN SESAME" % door in daemon.log[since:], daemon.log)
 

@@ -196,6 +196,11 @@ def test_a_few_strays_are_allowed_without_anything_said() -> None:
     assert parse("", "k").strays == 5
 
 
+def test_how_many_knockers_are_remembered_is_a_number() -> None:
+    assert parse("[options]\nKnockers = 1000\n", "k").knockers == 1000
+    assert parse("", "k").knockers == 250_000
+
+
 # Mistakes
 
 
@@ -220,6 +225,9 @@ def test_a_few_strays_are_allowed_without_anything_said() -> None:
         ("[options]\nstrays = -1", 2, "'-1'"),
         ("[options]\nstrays = 513", 2, "'513' is no number of ports: write one from 0 to 512"),
         ("[options]\nstrays = few", 2, "'few'"),
+        ("[options]\nknockers = 9", 2, "'9' is no number of knockers: write one from 10 to 10000000"),
+        ("[options]\nknockers = 10000001", 2, "'10000001'"),
+        ("[options]\nknockers = 1e6", 2, "'1e6'"),
         (DOOR + "logfile = /x", 4, "'logfile'"),
         (DOOR + "UseSyslog", 4, "'UseSyslog'"),
         ("\n\n[ssh]\ncommand = x", 3, "no sequence"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -104,6 +105,23 @@ def test_a_restarted_journal_gets_the_next_line(tmp_path: Path, journal: socket.
         again.settimeout(5)
         made.say("two")
         assert read(again.recv(65536))["MESSAGE"] == "two"
+
+
+def test_a_journal_that_reads_nothing_delays_nothing(journal: socket.socket) -> None:
+    """As while it is stopped, or its disk hangs: a door must not wait for its line."""
+    made = Log()
+    made.open(None, use_syslog=True)
+    lines = 3 * int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for number in range(lines):  # a socket that waits would never come back from this
+        made.say(str(number))
+    journal.setblocking(False)
+    read_late = 0
+    with contextlib.suppress(BlockingIOError):
+        while journal.recv(65536):
+            read_late += 1
+    assert 0 < read_late < lines
+    made.say("one more")
+    assert read(journal.recv(65536))["MESSAGE"] == "one more"
 
 
 def test_output_that_is_the_journal_is_not_written_twice(

@@ -31,12 +31,16 @@ GENERATE = (
 LONGEST = 366 * 86400
 """Seconds; a longer time-out is a slip."""
 MOST_STRAYS = 512
+LEAST_KNOCKERS, MOST_KNOCKERS = 10, 10_000_000
 NO_CONTROL = "none"
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
 COMMANDS = ("start_command", "start_command_6", "stop_command", "stop_command_6")
-OPTIONS = ("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir", "classic", "strays", "control")
+OPTIONS = (
+    *("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir"),
+    *("classic", "strays", "knockers", "control"),
+)
 DOOR = (
     *("sequence", "one_time_sequences", "seq_timeout", "tcpflags", "target"),
     *("open_ports", "open_timeout", "close_door", *COMMANDS, "cmd_timeout"),
@@ -125,6 +129,7 @@ def parse(text: str, name: str) -> Settings:
         state_dir=text_of("state_dir"),
         classic=_read(options, "classic", name, _classic, Settings.classic),
         strays=_read(options, "strays", name, _strays, Settings.strays),
+        knockers=_read(options, "knockers", name, _knockers, Settings.knockers),
         control=_read(options, "control", name, _control, None),
         warnings=tuple(warnings),
     )
@@ -397,8 +402,16 @@ def _classic(text: str) -> frozenset[str]:
 
 
 def _strays(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) > MOST_STRAYS:
-        raise ValueError(f"{text!r} is no number of ports: write one from 0 to {MOST_STRAYS}")
+    return _number(text, "ports", 0, MOST_STRAYS)
+
+
+def _knockers(text: str) -> int:
+    return _number(text, "knockers", LEAST_KNOCKERS, MOST_KNOCKERS)
+
+
+def _number(text: str, of: str, least: int, most: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+        raise ValueError(f"{text!r} is no number of {of}: write one from {least} to {most}")
     return int(text)
 
 

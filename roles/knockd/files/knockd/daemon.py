@@ -74,7 +74,7 @@ class Daemon:
     def start(self) -> None:
         """Takes hold of all that the daemon needs. Raises KernelError, CommandsError, CaptureError."""
         now = time.monotonic()
-        self._tracker = Tracker(self._doors, classic=self._settings.classic)
+        self._tracker = Tracker(self._doors, self._settings.knockers, self._settings.classic)
         self._watch_signals()
         # First the table: its guard closes, and a second daemon ends here, before it can disturb the first one.
         self._install(self._settings)
@@ -222,6 +222,10 @@ class Daemon:
         self._tracker.local = self._links.addresses(names)
         addresses = ", ".join(sorted(text(address) for address in self._tracker.local)) or "no address yet"
         listening = "%s (%s)" % (",".join(self._capture.listening()) or "no interface", addresses)
+        for name in names:
+            taker = self._links.taker(name)
+            if taker and taker not in names:
+                listening += "; %s takes the packets of %s: listen there" % (taker, name)
         if listening != self._listening:
             self._listening = listening
             self._log.say("listening on %s" % listening, "listen")
@@ -267,6 +271,9 @@ class Daemon:
             self._install(settings)
             self._use(settings.doors)
             self._tracker.classic = settings.classic
+            if settings.knockers != self._settings.knockers:
+                self._tracker.remember(settings.knockers)
+                self._log.say(self._tracker.guarantee())
             self._settings = settings
             self._commands.classic = "pairs" in settings.classic
         except (config.ConfigError, KernelError, CaptureError) as error:

@@ -18,7 +18,7 @@ ANY = "any"
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-IFLA_IFNAME = 3
+IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 3, 10, 18, 4
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
@@ -30,6 +30,7 @@ class Links:
 
     def __init__(self) -> None:
         self._names: Dict[int, str] = {}
+        self._takers: Dict[int, int] = {}
         self._addresses: Dict[int, Set[bytes]] = {}
         self._interrupted = False
         # Subscribed before the first dump: what changes in between is told twice, never lost.
@@ -48,6 +49,11 @@ class Links:
         if name == ANY:
             return 0
         return next((index for index, known in self._names.items() if known == name), None)
+
+    def taker(self, name: str) -> Optional[str]:
+        """The bridge or bond that takes this interface's packets, so that they are heard there only; None without."""
+        index = self.index(name)
+        return self._names.get(self._takers.get(index, 0)) if index else None
 
     def addresses(self, names: Iterable[str]) -> FrozenSet[bytes]:
         """The packed addresses of these interfaces; of all for `any`."""
@@ -79,6 +85,7 @@ class Links:
         while self._interrupted:
             self._interrupted = False
             self._names.clear()
+            self._takers.clear()
             self._addresses.clear()
             self._dump(RTM_GETLINK, LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
             self._dump(RTM_GETADDR, ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
@@ -105,12 +112,17 @@ class Links:
             family, _type, index, _flags, _change = LINK.unpack_from(payload)
             if family != socket.AF_UNSPEC:
                 return  # AF_BRIDGE: a port leaves its bridge, the interface stays
+            self._takers.pop(index, None)
             if kind == RTM_DELLINK:
                 self._names.pop(index, None)
                 self._addresses.pop(index, None)
             else:
-                name = attributes(payload[LINK.size :]).get(IFLA_IFNAME, b"")
-                self._names[index] = name.rstrip(b"\0").decode(errors="replace")
+                found = attributes(payload[LINK.size :])
+                self._names[index] = found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+                # A VRF is a master too, but leaves packets where they arrive.
+                port = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0")
+                if IFLA_MASTER in found and port != b"vrf":
+                    self._takers[index] = struct.unpack("=I", found[IFLA_MASTER])[0]
         elif kind in (RTM_NEWADDR, RTM_DELADDR) and len(payload) >= ADDRESS.size:
             index = ADDRESS.unpack_from(payload)[4]
             found = attributes(payload[ADDRESS.size :])

@@ -105,6 +105,8 @@ class Settings:
     """Words of CLASSIC."""
     strays: int = 5
     """How many ports that nobody serves a knocker may touch beside its knocks."""
+    knockers: int = 250_000
+    """How many sources that are part-way through a sequence are remembered: those of the last ones, under a flood."""
     control: Optional[str] = None
     """Path of the socket of knockctl(8), or `none`; None leaves it to systemd, which says where sockets may be."""
     warnings: Tuple[str, ...] = field(default=())

@@ -23,18 +23,21 @@ What `classic` brings back of C knockd (both together are its rules)
     doors    While a source has an attempt, no knock of it begins another, nor does the one that ends the attempt.
 
 What it costs
-    One look-up sorts out packets to other ports, one or two more those of strangers, whatever the number of doors and
+    One look-up sorts out packets to other ports, a few more those of strangers, whatever the number of doors and
     knockers: doors with the same beginning walk together through one tree until their sequences part. What floods
     consist of, first knocks of strangers and repeated ones, is decided in `observe` itself, and all that begin at one
-    `now` share one tuple; the rest is for `_judge`. No call does more than a few milliseconds of work: `expire` goes in
-    slices, and `replace` leaves the attempts to be moved when they are next looked at.
+    `now` share one tuple; the rest is for `_judge`. While first knocks are not told, most of them are not even looked
+    up: where they void whatever else their source has begun, the new attempt is laid over it. No call does more than
+    a few milliseconds of work: `expire` goes in slices, or by generation, and `replace` leaves the attempts to be moved when they are next
+    looked at.
 
 What it holds, and what that guarantees
-    At most `bound` knockers. They live in two generations of dictionaries: whoever knocks moves to the young one; when
-    that holds bound / 2, it becomes the old one, and the old one is dropped as a whole. So a knocker is forgotten only
-    after `survives` = bound / 2 others have begun since its last knock: by default 125,000, that is for 2.5 s between
-    two knocks under 50,000 spoofed first knocks a second, and for 0.6 s under 200,000. (Dropping the oldest by
-    next(iter(dict)) is quadratic in CPython; one dictionary and a queue stall it for 17 ms to compact 250,000 entries.)
+    At most `bound` knockers. They live in four generations of dictionaries: whoever knocks moves to the young one; when
+    that holds a quarter of the bound, the next one begins, and the oldest one is dropped as a whole. So a knocker is
+    forgotten only after `survives` = 3/4 bound others have begun since its last knock: by default 187,500, that is for
+    3.7 s between two knocks under 50,000 spoofed first knocks a second, and for 0.9 s under 200,000. (Dropping the
+    oldest by next(iter(dict)) is quadratic in CPython; one dictionary and a queue stall it for 17 ms to compact 250,000
+    entries. A young generation that a core's cache can hold halves what a flood costs.)
 
 Nothing here knows a clock, a socket or a log. Times are seconds of any clock that does not run backwards.
 """
@@ -45,16 +48,15 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any, NamedTuple, Optional
 
-from .model import Door, Event, Opened, Stage, TimedOut
+from .model import Door, Event, Opened, Settings, Stage, TimedOut
 from .packet import TCP, UDP
 from .sequence import Knock
-
-BOUND = 250_000
-"""How many knockers are remembered, unless told otherwise."""
 
 TICKS = 10
 """Time-outs are told in steps of 1/TICKS seconds, so that a flood of them does not wake the daemon for each. That an
 attempt is over is exact, whenever it is told."""
+
+GENERATIONS = 4
 
 SLICE = 2048
 """How many sources one call of `expire` looks at."""
@@ -113,7 +115,7 @@ class _Node:
 class _Port:
     """What a packet to a port of some door can mean. All that `observe` needs for a flood is near at hand here."""
 
-    __slots__ = ("doors", "filters", "only", "roots", "window")
+    __slots__ = ("begins", "doors", "filters", "only", "roots", "window")
 
     def __init__(self, window: _Window) -> None:
         self.filters: tuple[_Filter, ...] = ()
@@ -122,10 +124,16 @@ class _Port:
         """The trees that begin here."""
         self.only: _Node | None = None
         """The tree that begins here, if it is one, all that is a knock here fits it, and it only begins it."""
+        self.begins = False
+        """Whether a knock here can do nothing but begin `only`, whatever its source has done before."""
         self.doors: tuple[Door, ...] = ()
         """The doors of `only`."""
         self.window = window
         """The window of `only`."""
+
+
+def _key(knock: Knock) -> int:
+    return (TCP if knock.protocol == "tcp" else UDP) << 16 | knock.port
 
 
 def _alone(knocks: Sequence[Knock]) -> bool:
@@ -140,11 +148,8 @@ def _alone(knocks: Sequence[Knock]) -> bool:
 class Tracker:
     """The doors, and the state of everybody who knocks at them."""
 
-    def __init__(self, doors: Iterable[Door], bound: int = BOUND, classic: Iterable[str] = ()) -> None:
-        self.bound = bound
-        """How many knockers are remembered at most."""
-        self.survives = max(1, bound // 2)
-        """How many first knocks of others a knock in progress survives, at least, between two of its own."""
+    def __init__(self, doors: Iterable[Door], bound: int = Settings.knockers, classic: Iterable[str] = ()) -> None:
+        self.remember(bound)
         self.tells_first = True
         """Whether first knocks of strangers are told: under a flood nobody could read them."""
         self.untold = 0
@@ -153,11 +158,15 @@ class Tracker:
         """How many knockers went because the bound was reached, since the start."""
         self.classic = frozenset(classic)
         """Words of model.CLASSIC; only "repeats" and "doors" mean something here. May change at any time."""
+        # Where a source is in several generations, the youngest counts.
         self._young: dict[bytes, Attempt] = {}
-        self._old: dict[bytes, Attempt] = {}
+        self._older: tuple[dict[bytes, Attempt], ...] = ()
         # When to look whose time is over: for each tick the sources to look at, and the ticks as a heap.
         self._due: dict[int, list[bytes]] = {}
         self._ticks: list[int] = []
+        # Who begins untold is in no such list, but swept away with all others when the last of them is over.
+        self._unplanned: Optional[float] = None
+        self._to_sweep: list[dict[bytes, Attempt]] = []
         self._windows: dict[float, _Window] = {}
         self.local: frozenset[bytes] = frozenset()
         """The packed addresses that doors without a target listen on."""
@@ -165,7 +174,14 @@ class Tracker:
 
     def __len__(self) -> int:
         """How many sources have an attempt, those included whose time-out is not told yet."""
-        return len(self._young) + len(self._old)
+        return len(self._young) + sum(map(len, self._older))
+
+    def remember(self, bound: int) -> None:
+        """Remember so many knockers at most, from now on."""
+        self.bound = bound
+        self._room = max(1, bound // GENERATIONS)
+        self.survives = self._room * (GENERATIONS - 1)
+        """How many first knocks of others a knock in progress survives, at least, between two of its own."""
 
     def guarantee(self) -> str:
         """Say in words what the bound means."""
@@ -189,16 +205,31 @@ class Tracker:
             return NOTHING
 
         young = self._young
-        attempts = young.get(source)
-        if attempts is not None:
-            moves = False
-        else:
-            attempts = self._old.get(source)
-            moves = True
         root = place.only
         window = place.window
-        events: Sequence[Event]
         live: Attempt | None
+        if place.begins and not self.tells_first and not self.classic:
+            live = window.latest
+            if live[0] is not root or live[1] != now:
+                live = self._first(root, now)
+                self._unplanned = now
+            known = len(young)
+            young[source] = live
+            if len(young) > known:
+                self.untold += 1
+                if known >= self._room:
+                    del young[source]
+                    self._next_generation()[source] = live
+            return NOTHING
+        attempts = young.get(source)
+        moves = attempts is None
+        older = young
+        if moves:
+            for older in self._older:
+                attempts = older.get(source)
+                if attempts is not None:
+                    break
+        events: Sequence[Event]
         if root is not None and (
             attempts is None
             or (
@@ -210,9 +241,7 @@ class Tracker:
         ):
             live = window.latest
             if live[0] is not root or live[1] != now:
-                live = window.latest = (root, now, None)
-                if window.now != now:
-                    window.now, window.due = now, self._due_at(now + window.timeout)
+                live = self._first(root, now)
             if len(window.due) < self.survives:
                 window.due.append(source)
             events = NOTHING
@@ -232,21 +261,25 @@ class Tracker:
             return events
         if moves:
             if attempts is not None:
-                del self._old[source]
-            if len(young) >= self.survives:
-                self.forgotten += len(self._old)
-                self._old = young
-                self._young = young = {}
+                del older[source]
+            if len(young) >= self._room:
+                young = self._next_generation()
         young[source] = live
         return events
 
     def drop(self, source: bytes) -> None:
         """Forget every attempt of this source, without telling."""
-        if self._young.pop(source, None) is None:
-            self._old.pop(source, None)
+        self._young.pop(source, None)
+        for older in self._older:
+            older.pop(source, None)
 
     def expire(self, now: float) -> list[TimedOut]:
         """Drop attempts whose window is over and tell them, SLICE at a time; to be called at `next_deadline`."""
+        if self._unplanned is not None and now >= self._unplanned + max(self._windows, default=0.0):
+            self._to_sweep, self._unplanned = [self._young, *self._older], None
+        if self._to_sweep:
+            self._sweep(now, self._to_sweep.pop())
+            return []
         events: list[TimedOut] = []
         left = SLICE
         while left > 0 and self._ticks and self._ticks[0] / TICKS <= now:
@@ -257,30 +290,72 @@ class Tracker:
                 del self._due[heappop(self._ticks)]
             left -= len(sources)
             for source in sources:
-                generation = self._young if source in self._young else self._old
-                attempt = generation.get(source)
-                if attempt is not None and attempt[0].window.stale:
-                    attempt = self._moved(source, attempt)
-                live: Attempt | None = None
-                while attempt is not None:
-                    node, began, attempt = attempt
-                    if now >= began + node.window.timeout:
-                        events += [TimedOut(source, door, node.depth) for door in node.waiting]
-                    else:
-                        live = (node, began, live)
-                if live is not None:
-                    generation[source] = live
-                else:
-                    generation.pop(source, None)
+                events += self._end(now, source)
+        if self._older and not self._older[-1]:
+            self._older = self._older[:-1]
         return events
 
     def next_deadline(self) -> float | None:
         """Say when `expire` may next have something to tell; None while nobody knocks."""
-        return self._ticks[0] / TICKS if self._ticks else None
+        if self._to_sweep:
+            return 0.0
+        due = [self._ticks[0] / TICKS] if self._ticks else []
+        if self._unplanned is not None:
+            due.append(self._unplanned + max(self._windows, default=0.0))
+        return min(due, default=None)
 
     def replace(self, doors: Iterable[Door]) -> None:
         """Use these doors from now on; attempts at doors that keep name and sequence go on, in their new window."""
         self._plant(doors)
+
+    def _first(self, root: _Node, now: float) -> Attempt:
+        """Make the attempt that all share who begin there now."""
+        window = root.window
+        window.latest = (root, now, None)
+        if window.now != now:
+            window.now, window.due = now, self._due_at(now + window.timeout)
+        return window.latest
+
+    def _next_generation(self) -> dict[bytes, Attempt]:
+        """Begin a new one, and drop the oldest if there are too many."""
+        kept = self._older[: GENERATIONS - 2]
+        self.forgotten += sum(map(len, self._older)) - sum(map(len, kept))
+        self._older = (self._young, *kept)
+        self._young = {}
+        return self._young
+
+    def _sweep(self, now: float, generation: dict[bytes, Attempt]) -> None:
+        """Drop all attempts that are over, without telling."""
+        over = []
+        for source, (node, began, more) in generation.items():
+            if more is not None or node.window.stale:
+                self._plan(source, now)  # not as simple as those that begin untold
+            elif now >= began + node.window.timeout:
+                over.append(source)
+        if len(over) == len(generation):
+            generation.clear()
+        for source in over:
+            generation.pop(source, None)
+
+    def _end(self, now: float, source: bytes) -> list[TimedOut]:
+        """Drop those attempts of a source whose window is over."""
+        generation = next((each for each in (self._young, *self._older) if source in each), self._young)
+        attempt = generation.get(source)
+        if attempt is not None and attempt[0].window.stale:
+            attempt = self._moved(source, attempt)
+        events: list[TimedOut] = []
+        live: Attempt | None = None
+        while attempt is not None:
+            node, began, attempt = attempt
+            if now >= began + node.window.timeout:
+                events += [TimedOut(source, door, node.depth) for door in node.waiting]
+            else:
+                live = (node, began, live)
+        if live is not None:
+            generation[source] = live
+        else:
+            self.drop(source)
+        return events
 
     def _judge(
         self,
@@ -361,15 +436,14 @@ class Tracker:
         # Where each door passes, to find it again in `_moved`.
         self._paths: dict[tuple[str, tuple[Knock, ...]], list[list[_Node]]] = {}
         alike: dict[tuple[_Filter, ...], tuple[_Filter, ...]] = {}
+        doors = [door for door in doors if door.sequence]  # the others' one-time sequences are used up
         for door in doors:
-            if not door.sequence:  # its one-time sequences are used up
-                continue
             filter = _Filter(*door.tcpflags, door.target.packed if door.target else None)
             window = self._windows.setdefault(door.seq_timeout, _Window(door.seq_timeout))
             path: list[_Node] = []
             for knock in door.sequence:
-                protocol = TCP if knock.protocol == "tcp" else UDP
-                key = protocol << 16 | knock.port
+                key = _key(knock)
+                protocol = key >> 16
                 place = self._ports[protocol][knock.port]
                 if place is None:
                     place = self._ports[protocol][knock.port] = _Port(window)
@@ -393,11 +467,14 @@ class Tracker:
             path[-1].waiting.pop()
             path[-1].opens.append(door)
             self._paths.setdefault((door.name, door.sequence), []).append(path)
+        uniform = len({(door.tcpflags, door.target, door.seq_timeout) for door in doors}) == 1
+        later = {_key(knock) for door in doors for knock in door.sequence[1:]}
         for root in roots.values():
             place = self._ports[root.knock >> 16][root.knock & 0xFFFF]
             plain = not root.opens and root.knock not in root.children
             if place and len(place.roots) == len(place.filters) == 1 and plain:
                 place.only, place.doors, place.window = root, tuple(root.doors), root.window
+                place.begins = uniform and root.knock not in later
 
     def _moved(self, source: bytes, attempts: Attempt) -> Attempt | None:
         """Find these attempts at older doors again among the doors of now, in their window."""
@@ -429,7 +506,7 @@ class Tracker:
         due = self._due.get(tick)
         if due is None:
             # One who begins again and again is in a list each time. This shortens what is told, not what counts.
-            while sum(map(len, self._due.values())) > 2 * self.survives:
+            while sum(map(len, self._due.values())) > self.bound:
                 del self._due[heappop(self._ticks)]
             due = self._due[tick] = []
             heappush(self._ticks, tick)
