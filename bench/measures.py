@@ -81,8 +81,8 @@ class Bench:
             for peer in (Ours, ShippedCKnockd, CKnockd, SilentCKnockd):
                 self.cost(peer, sources=1, family=4)
             for doors in (1, DOORS):
-                for bound in (FEW, BOUND):
-                    self.cost(Ours, MANY, doors, bound=bound)
+                for sources in (FEW, MANY):
+                    self.cost(Ours, sources, doors)
             for sources in (FEW, 1_000, 10_000):
                 self.cost(SilentCKnockd, sources)
         self._say("traffic elsewhere, idle ...")
@@ -119,11 +119,9 @@ class Bench:
             opened = sum(value is not None for value in measured)
             self._results.shares.append(Share(peer.name, sources, rate, flooded.rate, clients, opened))
 
-    def cost(
-        self, kind: type[Peer], sources: int, doors: int = 1, family: int = 6, bound: int | None = None
-    ) -> None:
+    def cost(self, kind: type[Peer], sources: int, doors: int = 1, family: int = 6) -> None:
         """CPU time per packet under more packets than it can take, time-outs included; knocks are at all doors."""
-        with self._peer(kind, window=self._effort.window, doors=doors, bound=bound) as peer:
+        with self._peer(kind, window=self._effort.window, doors=doors) as peer:
             if doors > 1:
                 peer.ports = range(OTHER_DOORS, OTHER_DOORS + doors)
             self._flood(peer, family, sources, 0, seconds=0.3).wait()  # code and dictionaries are warm
@@ -139,7 +137,7 @@ class Bench:
                 Cost(
                     peer.name,
                     sources,
-                    min(sources, bound or sources),
+                    min(sources, BOUND),
                     doors,
                     family,
                     flooded.rate,
@@ -172,14 +170,12 @@ class Bench:
         return peer.place.flood(family, sources, peer.ports, rate, seconds, peer.payload)
 
     @contextlib.contextmanager
-    def _peer(
-        self, kind: type[Peer], window: float = 5, doors: int = 1, bound: int | None = None
-    ) -> Iterator[Peer]:
+    def _peer(self, kind: type[Peer], window: float = 5, doors: int = 1) -> Iterator[Peer]:
         with (
             tempfile.TemporaryDirectory(prefix="knock-bench-") as directory,
             Place(Path(directory), self._tools) as place,
         ):
-            peer = kind(place, window, doors, bound)
+            peer = kind(place, window, doors)
             try:
                 yield peer
             finally:

@@ -49,12 +49,10 @@ class Peer:
     payload: int | None = None
     """Bytes of a udp knock; None: knocks are SYNs."""
 
-    def __init__(self, place: Place, window: float = 5, doors: int = 1, bound: int | None = None) -> None:
+    def __init__(self, place: Place, window: float = 5, doors: int = 1) -> None:
         self.place = place
         self.window = window
         self.doors = doors
-        self.bound = bound
-        """How many knockers it remembers, where it can be told."""
         self.start()
 
     def start(self) -> None:
@@ -97,8 +95,6 @@ class Ours(Peer):
             self.DOOR.format(name="door%d" % number, sequence=",".join(knocks), window=self.window)
             for number, knocks in enumerate(sequences)
         )
-        if self.bound:
-            config = "[options]\nKnockers = %d\n%s" % (self.bound, config)
         self._daemon = self.place.daemon(config)
         _pin(self.pid)
 

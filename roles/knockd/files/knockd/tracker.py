@@ -28,8 +28,8 @@ What it costs
     consist of, first knocks of strangers and repeated ones, is decided in `observe` itself, and all that begin at one
     `now` share one tuple; the rest is for `_judge`. While first knocks are not told, most of them are not even looked
     up: where they void whatever else their source has begun, the new attempt is laid over it. No call does more than
-    a few milliseconds of work: `expire` goes in slices, or by generation, and `replace` leaves the attempts to be moved when they are next
-    looked at.
+    a few milliseconds of work: `expire` goes in slices, or by generation, and `replace` leaves the attempts to be
+    moved when they are next looked at.
 
 What it holds, and what that guarantees
     At most `bound` knockers. They live in four generations of dictionaries: whoever knocks moves to the young one; when
@@ -208,7 +208,7 @@ class Tracker:
         root = place.only
         window = place.window
         live: Attempt | None
-        if place.begins and not self.tells_first and not self.classic:
+        if root is not None and place.begins and not self.tells_first and not self.classic:
             live = window.latest
             if live[0] is not root or live[1] != now:
                 live = self._first(root, now)
