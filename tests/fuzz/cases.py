@@ -90,6 +90,10 @@ class Filter:
             return None
 
 
+def _key(knock: Knock) -> tuple[int, int]:
+    return TCP if knock.protocol == "tcp" else UDP, knock.port
+
+
 class Host:
     """A filter and a tracker that live through all packets: what one input leaves behind, the next one meets."""
 
@@ -97,7 +101,7 @@ class Host:
     HISTORY = 20_000
 
     def __init__(self) -> None:
-        self.doors = DOORS
+        self._take(DOORS)
         self.now = 1000.0
         self._filters = {version: Filter(self.doors, version) for version in (4, 6)}
         self._legitimate = 0
@@ -110,6 +114,10 @@ class Host:
         self.strays.limit = 5
         self.strays.replace(self.doors)
         self._history: dict[bytes, list[tuple[float, Packet]]] = {}
+
+    def _take(self, doors: list[Door]) -> None:
+        self.doors = doors
+        self._knocks = {_key(knock) for door in doors for knock in door.sequence}
 
     def packets(self, data: bytes) -> int:
         """Packets as an attacker would choose them, then a legitimate knock; how many these were."""
@@ -127,6 +135,8 @@ class Host:
             elif source.once_in(16):
                 self._stray(source)
                 sent += 1
+            elif source.once_in(32):  # as the daemon does when a flood begins and ends
+                self.tracker.tells_first = not self.tracker.tells_first
             else:
                 knocker = source.choice(KNOCKERS) if source.number(3) else source.choice(KNOCKERS_6)
                 door, stage = aims[knocker]
@@ -146,8 +156,7 @@ class Host:
         """One packet from the wire to the tracker; the names of the doors that it opens."""
         passed = self._filters[6 if data[0] >> 4 == 6 else 4].passes(data) if data else None
         packet = parse_packet(data)
-        knocks = [knock for door in self.doors for knock in door.sequence]
-        if packet and is_taken_up(data) and any(self._is_knock(packet, knock) for knock in knocks):
+        if packet and (packet.protocol, packet.port) in self._knocks and is_taken_up(data):
             assert passed is not None, "the filter drops a knock: %s" % data.hex()
         if passed is None:
             return []
@@ -174,17 +183,13 @@ class Host:
         assert len(self.tracker) <= self.BOUND
         return opened
 
-    @staticmethod
-    def _is_knock(packet: Packet, knock: Knock) -> bool:
-        return (packet.protocol, packet.port) == (TCP if knock.protocol == "tcp" else UDP, knock.port)
-
     def _earned(self, door: Door, history: list[tuple[float, Packet]]) -> bool:
         """Whether the packets of one source hold the door's knocks in order, within its window, up to the last one."""
         missing = list(door.sequence)
         destinations = (door.target.packed,) if door.target else (ME, ME_6)
         for when, packet in reversed(history):
             if (
-                self._is_knock(packet, missing[-1])
+                (packet.protocol, packet.port) == _key(missing[-1])
                 and packet.destination in destinations
                 and (packet.protocol == UDP or packet.flags & door.tcpflags.mask == door.tcpflags.value)
             ):
@@ -212,10 +217,10 @@ class Host:
             while due is not None and due <= self.now:  # it tells in slices
                 self.tracker.expire(self.now)
                 following = self.tracker.next_deadline()
-                assert following is None or following >= due
+                assert not following or following >= due  # 0 is at once
                 due = following
         elif what == 4:
-            self.doors = OTHER_DOORS if self.doors is DOORS else DOORS
+            self._take(OTHER_DOORS if self.doors is DOORS else DOORS)
             for one in self._filters.values():
                 one.use(self.doors)
             self.tracker.replace(self.doors)
@@ -301,6 +306,7 @@ _SPELLINGS = [
 _HEADERS = ["[options]", "[ssh]", "[web]", "[ssh]  # two", "[a b]", '[say "hello"]', "[]", "[ssh", "[ü\udcff]"]
 _KEYS = [
     *("UseSyslog", "LogFile", "PidFile", "Interface", "Mark", "Guard", "State_Dir"),
+    *("Classic", "Strays", "Knockers", "Control"),
     *("Sequence", "sequence", "One_Time_Sequences", "Seq_Timeout", "timeout", "TCPFlags", "Target"),
     *("open_ports", "open_timeout", "close_door", "command", "start_command", "start_command_6"),
     *("stop_command", "stop_command_6", "cmd_timeout", "ports", "allow", "refuse", "knock", "nonsense", ""),
@@ -309,6 +315,7 @@ _VALUES = [
     *("/var/log/knockd.log", "eth0, any", "0x1000", "5", "0", "2.5", "-1", "1e9", "99999999999", "nan", "٣", ""),
     *("syn", "syn,!ack", "!syn,syn", "22/tcp", "22,60000-60010/udp", "0/tcp", "70000", "30-20", "ssh", "web"),
     *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.0/24, fd00:5e5a::/32", "198.18.0.7/24", "1/33"),
+    *("repeats, doors", "scans", "512", "250000", "/run/knockd/control", "none"),
     *("reset", "drop", "yes", "echo %IP% # not a comment", "x # a comment", "5,9,7", "1:sctp", ",,", "\ufeff", "\xa0"),
     *_SPELLINGS,
     *_SPELLINGS[:3],

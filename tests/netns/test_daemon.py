@@ -48,6 +48,17 @@ def test_hup_loses_no_knock_in_progress(walled: Lab) -> None:
     walled.opens()
 
 
+def test_hup_changes_how_many_knockers_are_remembered(walled: Lab) -> None:
+    daemon = walled.daemon(LONG)
+    daemon.await_log("at most 250,000 knockers are remembered")
+    walled.knock(*KNOCKS[:2])
+    daemon.await_log("Stage 2")
+    daemon.reload("[options]\nKnockers = 1000\n" + LONG)
+    daemon.await_log("at most 1,000 knockers are remembered: a knock in progress survives 750 first knocks of others")
+    walled.knock(KNOCKS[2])
+    walled.opens()
+
+
 def test_hup_loses_no_admission(walled: Lab) -> None:
     daemon = walled.daemon(LONG)
     walled.knock(*KNOCKS)

@@ -105,6 +105,14 @@ def test_the_c_knockd_is_purged_so_that_a_later_purge_changes_nothing(host: Host
     assert host.service("knockd").is_running and host.service("knockd").is_enabled
 
 
+def test_more_options_reach_the_daemon(host: Host) -> None:
+    if host.backend.get_hostname() == "sesame-classic12":
+        pytest.skip("it has none")
+    assert "    Classic = repeats,doors\n" in host.file("/etc/knockd.conf").content_string
+    journal = host.check_output("journalctl --no-pager --output cat --identifier knockd")
+    assert "at most 100,000 knockers are remembered" in journal
+
+
 def test_a_configuration_that_nobody_wrote_is_not_adopted(host: Host) -> None:
     if host.backend.get_hostname() == "sesame-classic12":
         pytest.skip("its owner wrote one")

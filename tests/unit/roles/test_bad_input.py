@@ -40,6 +40,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd.conf:", "ssh"),
     "two_lines": ({"knock_sequence": GOOD, "knockd_tcpflags": "syn\nnonsense"}, "knockd.conf:", "nonsense"),
+    "option_of_the_role": (
+        {"knock_sequence": GOOD, "knockd_options": {"mark": "0x2000"}},
+        "knockd_options: mark",
+        "knockd_mark",
+    ),
+    "unknown_option": ({"knock_sequence": GOOD, "knockd_options": {"Magic": 1}}, "knockd.conf:", "magic"),
     "unknown_preset": ({"knock_sequence": GOOD, "knockd_preset": "magic"}, "knockd_preset", "native"),
     "no_allowlist": ({"knock_sequence": GOOD, "knock_firewall_allowlist": None}, "knock_firewall_allowlist", ""),
     "empty_allowlist": (

@@ -296,7 +296,7 @@ class Tracker:
         return events
 
     def next_deadline(self) -> float | None:
-        """Say when `expire` may next have something to tell; None while nobody knocks."""
+        """Say when `expire` may next have something to do, 0 for at once; None while nobody knocks."""
         if self._to_sweep:
             return 0.0
         due = [self._ticks[0] / TICKS] if self._ticks else []
