@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "knockd_options: mark",
         "knockd_mark",
     ),
-    "unknown_option": ({"knock_sequence": GOOD, "knockd_options": {"Magic": 1}}, "knockd.conf:", "magic"),
+    "unknown_option": ({"knock_sequence": GOOD, "knockd_options": {"Magic": 1}}, "knockd.conf:", "Magic"),
     "unknown_preset": ({"knock_sequence": GOOD, "knockd_preset": "magic"}, "knockd_preset", "native"),
     "no_allowlist": ({"knock_sequence": GOOD, "knock_firewall_allowlist": None}, "knock_firewall_allowlist", ""),
     "empty_allowlist": (
