@@ -334,8 +334,9 @@ class Tracker:
                 over.append(source)
         if len(over) == len(generation):
             generation.clear()
+            return
         for source in over:
-            generation.pop(source, None)
+            del generation[source]
 
     def _end(self, now: float, source: bytes) -> list[TimedOut]:
         """Drop those attempts of a source whose window is over."""
