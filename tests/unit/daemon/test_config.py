@@ -196,6 +196,14 @@ def test_a_few_strays_are_allowed_without_anything_said() -> None:
     assert parse("", "k").strays == 5
 
 
+@pytest.mark.parametrize("spelling", [SECRET, SECRET.replace(",", " "), "= 20113 11873 28391"])
+@pytest.mark.parametrize("key", ["Mark", "Classic", "Strays", "Knockers", "Control"])
+def test_a_sequence_in_the_wrong_place_is_not_shown(key: str, spelling: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(f"[options]\n{key} = {spelling}\n", "k")
+    assert sum(port in str(error.value) for port in ("20113", "11873", "28391")) < 2
+
+
 def test_how_many_knockers_are_remembered_is_a_number() -> None:
     assert parse("[options]\nKnockers = 1000\n", "k").knockers == 1000
     assert parse("", "k").knockers == 250_000

@@ -397,7 +397,7 @@ def _mark(text: str) -> int:
 def _classic(text: str) -> frozenset[str]:
     words = frozenset(item.strip().lower() for item in text.split(","))
     for word in sorted(words - CLASSIC):
-        raise ValueError("{!r} is no classic behaviour: possible are {}".format(word, ", ".join(sorted(CLASSIC))))
+        raise ValueError(f"{_quoted(word)} is no classic behaviour: possible are {', '.join(sorted(CLASSIC))}")
     return words
 
 
@@ -411,7 +411,7 @@ def _knockers(text: str) -> int:
 
 def _number(text: str, of: str, least: int, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-        raise ValueError(f"{text!r} is no number of {of}: write one from {least} to {most}")
+        raise ValueError(f"{_quoted(text)} is no number of {of}: write one from {least} to {most}")
     return int(text)
 
 
@@ -419,7 +419,7 @@ def _control(text: str) -> str:
     if text.lower() == NO_CONTROL:
         return NO_CONTROL
     if not text.startswith("/"):
-        raise ValueError(f"{text!r} is no path: write one from / on, or none")
+        raise ValueError(f"{_quoted(text)} is no path: write one from / on, or none")
     return text
 
 
