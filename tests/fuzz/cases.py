@@ -379,6 +379,7 @@ def check_message(message: str, text: str) -> None:
 
 
 def secrets(text: str) -> set[str]:
+    text = re.sub(r"-[0-9]+", "", text)  # a range of ports is no sequence
     return {port for port in SECRET if re.search(rf"\b{port}\b", text)}
 
 

@@ -52,7 +52,8 @@ _HEADER = re.compile(r"\[([^\]]*)\]\s+#.*")
 _COMMENT = re.compile(r"(?:^|\s+)#.*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_SEVERAL = re.compile(r"[0-9][a-z:/]*[\s,;]+[0-9]", re.IGNORECASE)
+# Numbers with something between them that neither addresses nor ranges of ports have; or long ones with anything.
+_SEVERAL = re.compile(r"[0-9][a-z:/]*[^0-9a-z.:/_-]+[0-9]|[0-9]{5}[^0-9-].*[0-9]{5}", re.IGNORECASE | re.DOTALL)
 _PORTS = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?(?:\s*[/:]\s*([A-Za-z]+))?")
 
 
