@@ -196,7 +196,9 @@ def test_a_few_strays_are_allowed_without_anything_said() -> None:
     assert parse("", "k").strays == 5
 
 
-@pytest.mark.parametrize("spelling", [SECRET, SECRET.replace(",", " "), "= 20113 11873 28391", SECRET.replace(",", "'")])
+@pytest.mark.parametrize(
+    "spelling", [SECRET, SECRET.replace(",", " "), "= 20113 11873 28391", SECRET.replace(",", "'")]
+)
 @pytest.mark.parametrize("key", ["Mark", "Classic", "Strays", "Knockers", "Control"])
 def test_a_sequence_in_the_wrong_place_is_not_shown(key: str, spelling: str) -> None:
     with pytest.raises(ConfigError) as error:
