@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from typing import Dict, FrozenSet, Iterable, Optional, Set
 
 from .netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, attributes, messages, request
@@ -122,7 +123,7 @@ class Links:
                 # A VRF is a master too, but leaves packets where they arrive.
                 port = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0")
                 if IFLA_MASTER in found and port != b"vrf":
-                    self._takers[index] = struct.unpack("=I", found[IFLA_MASTER])[0]
+                    self._takers[index] = int.from_bytes(found[IFLA_MASTER], sys.byteorder)
         elif kind in (RTM_NEWADDR, RTM_DELADDR) and len(payload) >= ADDRESS.size:
             index = ADDRESS.unpack_from(payload)[4]
             found = attributes(payload[ADDRESS.size :])
