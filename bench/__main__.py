@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.netns.lab import python
+from tests.netns.lab import clean_up_when_ended, python
 
 from .measures import FULL, QUICK, Bench
 from .place import CORES, HOST, WORLD, compile_tools
@@ -47,7 +46,7 @@ def _said(*command: str) -> str:
 
 def main(path: Path) -> None:
     """Run all, write the results, print the table."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # namespaces go also when it is ended early
+    clean_up_when_ended()
     quick = bool(os.environ.get("BENCH_QUICK"))
     results = Results(machine(quick))
     with tempfile.TemporaryDirectory(prefix="knock-bench-") as tools:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Iterator
 
@@ -20,12 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="needs root"))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def clean_up_when_terminated() -> None:
-    """A job that runs out of time gets TERM: as with INT, fixtures then still remove what they made."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture

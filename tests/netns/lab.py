@@ -80,6 +80,20 @@ def python() -> str:
     raise RuntimeError("no python3 here has the module nftables: apt install python3-nftables")
 
 
+def clean_up_when_ended() -> None:
+    """Let TERM (a job that runs out of time) and HUP (a closed terminal) be like INT: what was made is then removed."""
+    ends = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in ends:  # a closed terminal sends HUP more than once: the second would end the removing
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in ends:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, end)
+
+
 def run(*command: str, text: str = "") -> str:
     """Output of a command that has to succeed."""
     done = subprocess.run(command, input=text, capture_output=True, text=True)
