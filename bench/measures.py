@@ -19,8 +19,8 @@ from .results import Cost, Elsewhere, Idle, Latency, Results, Share
 
 MANY = 1_000_000
 """Sources of a flood that nobody can hold all of."""
-FEW, BOUND = 10, 250_000
-"""Live knockers: few, and as many as our daemon remembers by default."""
+FEW = 10
+"""Live knockers."""
 DOORS = 10_000
 MODERATE = 50_000
 """Packets a second of the slower flood."""
@@ -137,7 +137,6 @@ class Bench:
                 Cost(
                     peer.name,
                     sources,
-                    min(sources, BOUND),
                     doors,
                     family,
                     flooded.rate,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Callable, Iterator, NamedTuple
 
-from .measures import BOUND, DOORS, FEW, MANY, MODERATE
-from .results import C_KNOCKD, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results, Share
+from .measures import DOORS, FEW, MANY, MODERATE
+from .results import BOUND, C_KNOCKD, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results, Share
 
 MIB = 1 << 20
 

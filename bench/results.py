@@ -14,6 +14,8 @@ from typing import Any, Iterator, NamedTuple
 OURS, C_KNOCKD, FWKNOP, RECIPE = "sesame.knock", "C knockd", "fwknop", "nft recipe"
 SILENT_C_KNOCKD = "C knockd without log"
 SHIPPED_C_KNOCKD = "C knockd with syslog"
+BOUND = 250_000
+"""Knockers that our daemon remembers by default."""
 PEERS = (OURS, C_KNOCKD, FWKNOP, RECIPE)
 
 
@@ -40,8 +42,6 @@ class Cost(NamedTuple):
 
     peer: str
     sources: int
-    live: int
-    """How many of them are remembered as knockers at most."""
     doors: int
     family: int
     rate: float
@@ -52,6 +52,11 @@ class Cost(NamedTuple):
     """Seconds, user and system, until nothing was left to do, time-outs included."""
     resident: int
     """Bytes of memory after it."""
+
+    @property
+    def live(self) -> int:
+        """How many of the sources are knockers at most."""
+        return min(self.sources, BOUND)
 
     @property
     def per_packet(self) -> float:

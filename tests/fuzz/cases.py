@@ -32,7 +32,7 @@ from knockd.strays import BOUND as STRAYS_BOUND
 from knockd.strays import Strays
 from knockd.tracker import Tracker
 
-from ..ipv4 import half_words, header_length, summed
+from ..ipv4 import header_length, is_taken_up, summed
 from .source import Source
 
 # Packets
@@ -281,19 +281,6 @@ def repair(source: Source, packet: bytes) -> bytes:
         place, length = (2, length) if version == 4 else (4, length - 40)
         packet = packet[:place] + struct.pack("!H", length) + packet[place + 2 :]
     return packet if version != 4 or source.once_in(4) else summed(packet)
-
-
-def is_taken_up(packet: bytes) -> bool:
-    """Whether checksum, lengths and addresses are such that IP takes up this knock (RFC 1122, 8200, 4291)."""
-    if packet[0] >> 4 == 4:
-        protocol, length = packet[9], int.from_bytes(packet[2:4], "big") - header_length(packet)
-        if half_words(packet) != 0xFFFF:
-            return False
-    else:
-        if packet[8] == 0xFF or bytes(4) in (packet[8:12], packet[24:28]):
-            return False
-        protocol, length = packet[6], int.from_bytes(packet[4:6], "big")
-    return (20 if protocol == TCP else 8) <= length <= len(packet) - header_length(packet)
 
 
 # Configurations

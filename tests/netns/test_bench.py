@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.measures import BOUND, DOORS, FEW, QUICK, Bench
+from bench.measures import DOORS, FEW, QUICK, Bench
 from bench.place import compile_tools
 from bench.report import table
-from bench.results import C_KNOCKD, FWKNOP, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results
+from bench.results import BOUND, C_KNOCKD, FWKNOP, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results
 
 
 @pytest.fixture(scope="module")

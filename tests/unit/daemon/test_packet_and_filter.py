@@ -21,7 +21,7 @@ from knockd.model import Door
 from knockd.packet import SNAP, TCP, UDP, Packet, frames, parse
 from knockd.sequence import Knock
 
-from ...ipv4 import half_words, header_length, summed
+from ...ipv4 import header_length, is_taken_up, summed
 
 SYN = 0x02
 V4, V6 = bytes((198, 18, 0, 1)), socket.inet_pton(socket.AF_INET6, "fd00:5e5a::1")
@@ -49,20 +49,6 @@ def with_length(packet: bytes, length: int) -> bytes:
     if packet[0] >> 4 == 4:
         return summed(packet[:2] + struct.pack("!H", header_length(packet) + length) + packet[4:])
     return packet[:4] + struct.pack("!H", length) + packet[6:]
-
-
-def is_taken_up(packet: bytes) -> bool:
-    """Whether checksum, lengths and addresses are such that IP takes up this knock (RFC 1122, 8200, 4291)."""
-    if packet[0] >> 4 == 4:
-        if half_words(packet) != 0xFFFF:
-            return False
-        protocol, length = packet[9], int.from_bytes(packet[2:4], "big") - header_length(packet)
-    else:
-        if packet[8] == 0xFF or bytes(4) in (packet[8:12], packet[24:28]):
-            return False
-        protocol, length = packet[6], int.from_bytes(packet[4:6], "big")
-    shortest = 20 if protocol == TCP else 8
-    return shortest <= length <= len(packet) - header_length(packet)
 
 
 def ipv6(protocol: int, port: int, flags: int = SYN, source: bytes = V6, destination: bytes = V6_ME) -> bytes:

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, NamedTuple, Optional
 
 from .model import Door, Event, Opened, Settings, Stage, TimedOut
@@ -213,13 +214,11 @@ class Tracker:
             if live[0] is not root or live[1] != now:
                 live = self._first(root, now)
                 self._unplanned = now
+            if len(young) >= self._room and source not in young:
+                young = self._next_generation()
             known = len(young)
             young[source] = live
-            if len(young) > known:
-                self.untold += 1
-                if known >= self._room:
-                    del young[source]
-                    self._next_generation()[source] = live
+            self.untold += len(young) - known
             return NOTHING
         attempts = young.get(source)
         moves = attempts is None
@@ -275,7 +274,7 @@ class Tracker:
 
     def expire(self, now: float) -> list[TimedOut]:
         """Drop attempts whose window is over and tell them, SLICE at a time; to be called at `next_deadline`."""
-        if self._unplanned is not None and now >= self._unplanned + max(self._windows, default=0.0):
+        if now >= self._sweep_due():
             self._to_sweep, self._unplanned = [self._young, *self._older], None
         if self._to_sweep:
             self._sweep(now, self._to_sweep.pop())
@@ -299,10 +298,8 @@ class Tracker:
         """Say when `expire` may next have something to do, 0 for at once; None while nobody knocks."""
         if self._to_sweep:
             return 0.0
-        due = [self._ticks[0] / TICKS] if self._ticks else []
-        if self._unplanned is not None:
-            due.append(self._unplanned + max(self._windows, default=0.0))
-        return min(due, default=None)
+        due = min(self._ticks[0] / TICKS if self._ticks else inf, self._sweep_due())
+        return due if due < inf else None
 
     def replace(self, doors: Iterable[Door]) -> None:
         """Use these doors from now on; attempts at doors that keep name and sequence go on, in their new window."""
@@ -315,6 +312,10 @@ class Tracker:
         if window.now != now:
             window.now, window.due = now, self._due_at(now + window.timeout)
         return window.latest
+
+    def _sweep_due(self) -> float:
+        """Say when the last of those who began untold is over; infinite if there are none."""
+        return inf if self._unplanned is None else self._unplanned + max(self._windows, default=0.0)
 
     def _next_generation(self) -> dict[bytes, Attempt]:
         """Begin a new one, and drop the oldest if there are too many."""
