@@ -66,6 +66,64 @@ def test_the_way_out_knows_no_mark() -> None:
     assert not [line for line in rules(text, "KNOCK-ESCAPE") if "mark" in line or "198.18.4.0" in line]
 
 
+DROP: dict[str, Any] = {
+    **ALLOW,
+    "knock_firewall_policy": "drop",
+    "knock_firewall_open_ports": ["443/tcp", "60000-60010/udp"],
+}
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_a_whole_host_firewall_ends_with_a_drop_of_its_own(template: str) -> None:
+    text = render(template, **DROP)
+    assert rules(text, "KNOCK")[-1] == "-A KNOCK -j DROP"
+    assert ":INPUT ACCEPT [0:0]" in text, "without our jump the host is open"
+    assert "-A KNOCK -p udp -m udp --dport 60000:60010 -j RETURN" in text
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_who_passes_a_gate_does_not_meet_the_drop_behind_it(template: str) -> None:
+    entries = [line for line in rules(render(template, **DROP), "KNOCK") if "KNOCK-ADMIT" in line]
+    assert entries == ["-A KNOCK -p tcp -m tcp --dport 22 -g KNOCK-ADMIT"]
+
+
+def test_a_whole_host_firewall_refuses_strangers_in_silence() -> None:
+    assert "REJECT" not in render("rules.v4.j2", **DROP)
+    assert "refuse = drop" in render("guard.conf.j2", **DROP)
+
+
+def test_open_ports_count_under_the_policy_drop_only() -> None:
+    assert "443" not in render("rules.v4.j2", **{**DROP, "knock_firewall_policy": "accept"})
+
+
+def test_the_gates_say_what_the_rules_do() -> None:
+    allow = ["198.18.0.7/32", "198.18.4.0/24", "fd00:5e5a:1::/64"]
+    protected = {"name": "protected", "ports": ["22/tcp"], "knock": True, "allow": allow}
+    assert evaluate("__knock_firewall_gates", **ALLOW) == [protected]
+    variables = {**DROP, "knock_firewall_escape_port": 2222, "knock_firewall_escape_from": ["198.18.9.9"]}
+    assert evaluate("__knock_firewall_gates", **variables) == [
+        protected,
+        {"name": "escape", "ports": ["2222/tcp"], "knock": False, "allow": ["198.18.9.9/32"]},
+        {
+            "name": "open",
+            "ports": ["443/tcp", "60000-60010/udp"],
+            "knock": False,
+            "allow": ["0.0.0.0/0", "::/0"],
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "common"),
+    [([22], ["20-30/tcp"]), (["22/udp"], []), (["31/tcp", "443/tcp"], ["443/tcp"]), (["1-65535/tcp"], None), ([], [])],
+)
+def test_ports_in_common_are_named(others: list[Any], common: list[str] | None) -> None:
+    mine = ["20-30/tcp", "443/tcp"]
+    assert evaluate("mine | sesame.knock.common_ports(others)", mine=mine, others=others) == (
+        mine if common is None else common
+    )
+
+
 def test_every_protected_port_is_cleared_of_the_mark() -> None:
     text = render(
         "rules.v4.j2", **ALLOW, knock_firewall_ports=["22/tcp", "60000-60010/udp"], knock_firewall_mark="0x0800"
