@@ -73,6 +73,40 @@ DROP: dict[str, Any] = {
 }
 
 
+def seen(address: str, **variables: Any) -> dict[str, Any]:
+    connection = {"stdout": "%s 50022 198.18.0.10 22" % address if address else ""}
+    return {"knock_firewall_allowlist_controller": True, "__knock_firewall_connection": connection, **variables}
+
+
+@pytest.mark.parametrize(
+    ("variables", "allowed"),
+    [
+        (seen("198.18.9.9"), {"v4": ["198.18.9.9/32"], "v6": []}),
+        (seen("fd00:5e5a::9", knock_firewall_allowlist=[]), {"v4": [], "v6": ["fd00:5e5a::9/128"]}),
+        (seen("fe80::9%eth0"), {"v4": [], "v6": ["fe80::9/128"]}),
+        (seen("198.18.4.9", **ALLOW), {"v4": ["198.18.0.7/32", "198.18.4.0/24"], "v6": ["fd00:5e5a:1::/64"]}),
+        (seen("198.18.9.9", ansible_connection="local"), {"v4": [], "v6": []}),
+        ({**seen("198.18.9.9", **ALLOW), "knock_firewall_allowlist_controller": False}, None),
+    ],
+    ids=["ipv4", "ipv6", "link-local", "already-there", "not-ssh", "not-wished"],
+)
+def test_the_controllers_own_address_is_added_where_that_is_wished(
+    variables: dict[str, Any], allowed: dict[str, list[str]] | None
+) -> None:
+    listed = allowed or {"v4": ["198.18.0.7/32", "198.18.4.0/24"], "v6": ["fd00:5e5a:1::/64"]}
+    assert evaluate("__knock_firewall_allow", **variables) == listed
+    assert evaluate("__knock_firewall_escape_allow", **variables) == listed
+
+
+@pytest.mark.parametrize(
+    ("seen_as", "own"), [("127.0.0.1", "127.0.0.1"), ("198.18.77.77", "127.0.0.1"), ("fd00:5e5a::77", "")]
+)
+def test_a_nat_shows_by_an_address_that_is_not_ours(seen_as: str, own: str) -> None:
+    connection = {"stdout": seen_as + " 1 2 3"}
+    variables = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
+    assert evaluate("__knock_firewall_own_address", **variables) == own
+
+
 @pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
 def test_a_whole_host_firewall_ends_with_a_drop_of_its_own(template: str) -> None:
     text = render(template, **DROP)
