@@ -225,11 +225,11 @@ def applied(module: AnsibleModule) -> dict[str, Any]:
         _change.install(module)
         try:
             result["backups"] = change.stage(token, plan.undo, backend.originals(), seconds)
-        except OSError as error:
-            failure = "nothing has been changed: %s: %s" % (error.filename, error.strerror)
-        else:
             change.arm(token, seconds)
-            failure = make_live(backend)
+        except (OSError, Failure) as error:
+            change.unstage()
+            raise Failure("%s. Nothing has been changed" % error) from error
+        failure = make_live(backend)
         result["token"] = token
     if failure:
         knock_firewall(module, "revert", token)

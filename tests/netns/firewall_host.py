@@ -132,18 +132,25 @@ class FirewallHost:
     def revert(self) -> dict[str, Any]:
         return self.module("firewall", state="reverted")
 
-    def reboot(self) -> None:
-        """What a boot does: no rule is left, nothing in /run is left; then our unit runs, then netfilter-persistent."""
-        self.sh("""
+    def reboot(self, loads: bool = True) -> None:
+        """What a boot does: no rule is left, nothing in /run is left; then our units run around netfilter-persistent.
+
+        `loads` says whether netfilter-persistent shall succeed.
+        """
+        self.sh(
+            """
+            load() { if [ -e "$2" ]; then if "$1-restore" "$2"; then %s; else %s; fi; fi; }
             for command in iptables ip6tables; do
                 for table in filter mangle nat; do $command -t $table -F; $command -t $table -X; done
             done
             rm -rf /run/knock_firewall
             knock-firewall boot
-            if [ -e /etc/iptables/rules.v4 ]; then iptables-restore /etc/iptables/rules.v4; fi
-            if [ -e /etc/iptables/rules.v6 ]; then ip6tables-restore /etc/iptables/rules.v6; fi
+            load iptables /etc/iptables/rules.v4
+            load ip6tables /etc/iptables/rules.v6
             knock-firewall check
-        """)
+        """
+            % (("true", "exit 1") if loads else ("exit 1", "true"))
+        )
 
     def rules(self) -> str:
         """The live rules and chains of both families, table by table, without what only says that a table is there."""
