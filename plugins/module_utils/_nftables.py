@@ -11,7 +11,7 @@ has loaded it where nobody sees it: SCRATCH says how.
 from __future__ import annotations
 
 import re
-from typing import Iterable, NamedTuple
+from typing import Any, Iterable, NamedTuple
 
 FAMILY, NAME = "inet", "knock_firewall"
 TABLE = FAMILY + " " + NAME
@@ -26,10 +26,10 @@ LISTING = ("nft", "-s", "list", "table", FAMILY, NAME)
 
 _WITNESS = "knock_witness"
 _LINE = "-- listing --"
-SCRATCH = """\
-nft add table inet {witness} && nft -f "$1" && nft -f "$1" && nft list tables && echo "{line}" || exit 1
-nft -s list table {table} 2>/dev/null || true
-""".format(witness=_WITNESS, line=_LINE, table=TABLE)
+SCRATCH = f"""\
+nft add table inet {_WITNESS} && nft -f "$1" && nft -f "$1" && nft list tables && echo "{_LINE}" || exit 1
+nft -s list table {TABLE} 2>/dev/null || true
+"""
 """For `unshare --net sh -c SCRATCH sh FILE`: load a candidate twice beside a table of somebody else, and list it."""
 
 
@@ -118,3 +118,39 @@ def of_others(ruleset: str, leave_out: Iterable[str] = ()) -> str:
         for table in tables(ruleset)
         if not table.owned and table.family not in _WITH_DEVICES and table.family + " " + table.name not in without
     )
+
+
+def refuses(listing: list[dict[str, Any]], family: str) -> str:
+    """How chains of others refuse a packet of `ip` or `ip6` that no rule accepts: `drop`, `reject`, or empty.
+
+    Reads the `nftables` array of `nft --json list ruleset`. An accept of ours does not overrule them, but a stranger
+    is to be refused in the same way.
+    """
+    verdicts = set()
+    for chain in (entry["chain"] for entry in listing if "chain" in entry):
+        if chain.get("hook") == "input" and chain["family"] in (family, "inet") and chain["table"] not in _OURS:
+            verdicts.add(_end_of(listing, chain, 0) or chain.get("policy", ""))
+    return next((verdict for verdict in ("drop", "reject") if verdict in verdicts), "")
+
+
+_OURS = (NAME, "knockd")
+_SAY_NOTHING = ("counter", "log")
+
+
+def _end_of(listing: list[dict[str, Any]], chain: dict[str, Any], depth: int) -> str:
+    """`drop`, `reject` or `accept` where a rule of the chain says so to every packet; else empty."""
+    for rule in (entry["rule"] for entry in listing if "rule" in entry):
+        if (rule["family"], rule["table"], rule["chain"]) != (chain["family"], chain["table"], chain["name"]):
+            continue
+        steps = [step for step in rule.get("expr", []) if isinstance(step, dict)]
+        told = [step for step in steps if not any(name in step for name in _SAY_NOTHING)]
+        if len(told) != 1:
+            continue
+        (verdict, argument), *dummy = told[0].items()
+        if verdict in ("drop", "reject", "accept"):
+            return verdict
+        if verdict in ("jump", "goto") and depth < 16:
+            answer = _end_of(listing, {**chain, "name": argument["target"]}, depth + 1)
+            if answer or verdict == "goto":
+                return answer
+    return ""

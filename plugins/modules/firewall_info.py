@@ -43,6 +43,28 @@ tools:
   description: Whether iptables, ip6tables and netfilter-persistent are installed.
   returned: always
   type: bool
+backend:
+  description:
+    - Which firewall suits the host, V(iptables) or V(nftables).
+    - V(nftables) where our rules are of nftables, or there is no iptables but nftables.service runs or is enabled.
+  returned: always
+  type: str
+ours:
+  description: The backends, V(iptables) or V(nftables), that hold rules of ours, live or saved.
+  returned: always
+  type: list
+  elements: str
+nftables:
+  description: What is known for the backend V(nftables).
+  returned: always
+  type: dict
+  contains:
+    tools:
+      description: Whether nft is installed.
+      type: bool
+    refuses:
+      description: The same as RV(refuses), for the input chains of others in all tables of nftables.
+      type: dict
 ufw:
   description: Whether ufw is active.
   returned: always
@@ -117,16 +139,19 @@ sshd_socket:
 """
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
     RulesError,
     Table,
     foreign,
+    has_own,
     parse,
     parse_ports,
     published,
@@ -162,11 +187,17 @@ class Host:
             raise RulesError("%s-save failed: %s" % (command, err.strip()))
         return parse(out)
 
+    def nftables(self) -> list[dict[str, Any]]:
+        """What `nft --json list ruleset` says of all tables; nothing where there is no nft."""
+        status, out, dummy = self.run("nft", "--json", "list", "ruleset")
+        listing: list[dict[str, Any]] = json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
+        return listing
+
 
 def saved_rules(path: str) -> dict[str, Table]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return foreign(parse(file.read()))
+            return parse(file.read())
     except FileNotFoundError:
         return {}
     except RulesError as error:
@@ -183,11 +214,11 @@ def summary_of(tables: dict[str, Table]) -> list[str]:
     return lines
 
 
-def published_ports(host: Host, live: dict[str, dict[str, Table]], ports: list[Ports]) -> list[dict[str, str]]:
+def published_ports(
+    host: Host, live: dict[str, dict[str, Table]], listing: list[dict[str, Any]], ports: list[Ports]
+) -> list[dict[str, str]]:
     found = [item for family in live.values() for item in published(family.get("nat"), ports)]
-    status, out, dummy = host.run("nft", "--json", "list", "ruleset")
-    if status == 0 and out.strip():
-        found += published_by_nftables(json.loads(out).get("nftables", []), ports)
+    found += published_by_nftables(listing, ports)
     return [
         {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
         for item in found
@@ -222,16 +253,46 @@ def is_protected(port: int, protected: list[Ports]) -> bool:
     return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
 
 
+def backends_of_ours(families: list[dict[str, Table]], listing: list[dict[str, Any]]) -> list[str]:
+    """Which backends hold rules of ours, live or saved."""
+    found = ["iptables"] if any(has_own(tables) for tables in families) else []
+    is_live = any(
+        (entry["table"]["family"], entry["table"]["name"]) == (_nftables.FAMILY, _nftables.NAME)
+        for entry in listing
+        if "table" in entry
+    )
+    return found + (["nftables"] if is_live or os.path.exists(_nftables.FILE) else [])
+
+
+def suggested_backend(host: Host, ours: list[str]) -> str:
+    """What we have stays, also if the other one is installed later. nftables itself only where its owner uses it so."""
+    if ours:
+        return ours[-1]
+    if host.has("iptables-restore"):
+        return "iptables"
+    uses = host.runs_unit("nftables.service") or host.run("systemctl", "is-enabled", "nftables.service")[0] == 0
+    return "nftables" if host.has("nft") and uses else "iptables"
+
+
 def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
-    saved = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    saved = {name: foreign(tables) for name, tables in files.items()}
+    listing = host.nftables()
+    ours = backends_of_ours([*live.values(), *files.values()], listing)
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
+        "backend": suggested_backend(host, ours),
+        "ours": ours,
+        "nftables": {
+            "tools": host.has("nft"),
+            "refuses": {"v4": _nftables.refuses(listing, "ip"), "v6": _nftables.refuses(listing, "ip6")},
+        },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
-        "published": published_ports(host, live, ports),
+        "published": published_ports(host, live, listing, ports),
         "saved": {
             name: {
                 "file": FAMILIES[name][1],
