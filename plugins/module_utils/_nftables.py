@@ -24,11 +24,11 @@ REMOVE = "table %s\ndelete table %s\n" % (TABLE, TABLE)
 LISTING = ("nft", "-s", "list", "table", FAMILY, NAME)
 """What is live, without counters. It fails where there is no such table."""
 
-_WITNESS = "knock_witness"
-_LINE = "-- listing --"
+_WITNESS = "inet knock_witness"
+_LINE = "-- next --"
 SCRATCH = f"""\
-nft add table inet {_WITNESS} && nft -f "$1" && nft -f "$1" && nft list tables && echo "{_LINE}" || exit 1
-nft -s list table {TABLE} 2>/dev/null || true
+load() {{ nft -f "$1" && {{ nft -s list table {TABLE} 2>/dev/null; echo "{_LINE}"; }}; }}
+nft add table {_WITNESS} && load "$1" && load "$1" && nft list tables
 """
 """For `unshare --net sh -c SCRATCH sh FILE`: load a candidate twice beside a table of somebody else, and list it."""
 
@@ -38,16 +38,21 @@ class NftablesError(ValueError):
 
 
 def read_scratch(output: str) -> str:
-    """How nft lists the candidate. Raises NftablesError if the candidate touches the tables of others."""
-    tables, dummy, listing = output.partition(_LINE + "\n")
+    """How nft lists the candidate. Raises NftablesError if the candidate is more or less than our table."""
+    listing, again, tables = (output.split(_LINE + "\n") + ["", ""])[:3]
     found = {" ".join(line.split()[1:]) for line in tables.splitlines() if line.startswith("table ")}
-    if "inet " + _WITNESS not in found:
+    others = sorted(found - {_WITNESS, TABLE})
+    if _WITNESS not in found:
         raise NftablesError("The rules flush or delete tables of others: only table %s may be named" % TABLE)
-    others = sorted(found - {"inet " + _WITNESS, TABLE})
     if others:
         raise NftablesError("The rules make table %s: only table %s may be named" % (others[0], TABLE))
     if not listing.strip():
         raise NftablesError("The rules make no table %s" % TABLE)
+    if differs(listing, again):
+        raise NftablesError(
+            "The rules add to those that are there: let them begin with 'table %s' and 'delete table %s'"
+            % (TABLE, TABLE)
+        )
     return listing
 
 

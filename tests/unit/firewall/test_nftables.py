@@ -19,8 +19,8 @@ MANAGED = "table ip filter {\n\tchain INPUT {\n\t\tcounter accept\n\t}\n}\n"
 NETDEV = "table netdev t {\n\tchain c {\n\t\ttype filter hook ingress device eth0 priority 0; policy accept;\n\t}\n}\n"
 
 
-def scratch(*tables: str, listing: str = OURS) -> str:
-    return "".join("table %s\n" % table for table in tables) + "-- listing --\n" + listing
+def scratch(*tables: str, listing: str = OURS, again: str = "") -> str:
+    return "-- next --\n".join([listing, again or listing, "".join("table %s\n" % table for table in tables)])
 
 
 def test_the_listing_of_a_candidate_is_read() -> None:
@@ -33,8 +33,9 @@ def test_the_listing_of_a_candidate_is_read() -> None:
         (scratch("inet knock_firewall"), "flush or delete tables of others"),
         (scratch("inet knock_witness", "inet knock_firewall", "ip nat"), "make table ip nat"),
         (scratch("inet knock_witness", listing=""), "make no table inet knock_firewall"),
+        (scratch("inet knock_witness", "inet knock_firewall", again=OURS.replace("22", "23")), "add to those that are"),
     ],
-    ids=["flushes", "one-too-many", "nothing"],
+    ids=["flushes", "one-too-many", "nothing", "adds"],
 )
 def test_a_candidate_is_our_table_and_nothing_else(output: str, complaint: str) -> None:
     with pytest.raises(NftablesError, match=complaint):
