@@ -109,7 +109,7 @@ saved:
           type: dict
 refuses:
   description:
-    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file.
+    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file. Our own rules do not count.
     - V(drop), V(reject), or empty if it lets it in.
   returned: always
   type: dict
@@ -301,7 +301,9 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             }
             for name, tables in saved.items()
         },
-        "refuses": {name: refuses(live[name].get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES},
+        "refuses": {
+            name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES
+        },
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

@@ -22,12 +22,13 @@ PREPARE = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs private "$1"
-mkdir "$1/etc" "$1/run" "$1/lib"
+mkdir "$1/etc" "$1/run" "$1/lib" "$1/sbin"
 cp -a /etc/. "$1/etc"
 rm -rf "$1/etc/iptables" "$1/etc/knockd-guard.conf"
 mkdir "$1/etc/iptables"
 mount --bind "$1/etc" /etc
 mount --bind "$1/lib" /var/lib
+mount --bind "$1/sbin" /usr/local/sbin
 mount --bind "$1/run" /run
 for family in iptables ip6tables; do
     for command in $family $family-save $family-restore; do
@@ -130,6 +131,19 @@ class FirewallHost:
 
     def revert(self) -> dict[str, Any]:
         return self.module("firewall", state="reverted")
+
+    def reboot(self) -> None:
+        """What a boot does: no rule is left, nothing in /run is left; then our unit runs, then netfilter-persistent."""
+        self.sh("""
+            for command in iptables ip6tables; do
+                for table in filter mangle nat; do $command -t $table -F; $command -t $table -X; done
+            done
+            rm -rf /run/knock_firewall
+            knock-firewall boot
+            if [ -e /etc/iptables/rules.v4 ]; then iptables-restore /etc/iptables/rules.v4; fi
+            if [ -e /etc/iptables/rules.v6 ]; then ip6tables-restore /etc/iptables/rules.v6; fi
+            knock-firewall check
+        """)
 
     def rules(self) -> str:
         """The live rules and chains of both families, table by table, without what only says that a table is there."""

@@ -55,6 +55,11 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"knock_firewall_existing_rules": "merge"},
         ["/etc/iptables/rules.v4 cannot be read: line 1", "iptables -F"],
     ),
+    "not_ssh": (
+        "true",
+        {"knock_firewall_allowlist_controller": True, "knock_firewall_allowlist": []},
+        ["the connection to localhost is not ssh", "Name it in knock_firewall_allowlist"],
+    ),
     "sshd_elsewhere": (
         "true",
         {"knock_firewall_ports": ["2022/tcp"]},
