@@ -21,12 +21,13 @@ FILE = "/etc/knock_firewall.nft"
 REMOVE = "table %s\ndelete table %s\n" % (TABLE, TABLE)
 """A transaction, or its beginning: the table is gone. The first line is for a host that has none."""
 
-LISTING = ("nft", "-s", "list", "table", FAMILY, NAME)
-"""What is live, without counters. It fails where there is no such table."""
+LISTING = ("-s", "list", "table", FAMILY, NAME)
+"""For nft: what is live, without counters. It fails where there is no such table."""
 
 _WITNESS = "inet knock_witness"
 _LINE = "-- next --"
 SCRATCH = f"""\
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
 load() {{ nft -f "$1" && {{ nft -s list table {TABLE} 2>/dev/null; echo "{_LINE}"; }}; }}
 nft add table {_WITNESS} && load "$1" && load "$1" && nft list tables
 """
