@@ -37,7 +37,8 @@ options:
     default: present
   rules_v4:
     description:
-      - The whole text of C(/etc/iptables/rules.v4). V(present) and V(applied) require it with O(rules_v6), or O(rules_nft).
+      - The whole text of C(/etc/iptables/rules.v4).
+      - V(present) and V(applied) require it together with O(rules_v6), or O(rules_nft) alone.
     type: str
   rules_v6:
     description: The whole text of C(/etc/iptables/rules.v6).
