@@ -27,8 +27,8 @@ from ansible.utils.display import Display
 
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import (
     ARGUMENT_SPEC,
+    CHECKS,
     ON_THE_CONTROLLER,
-    REQUIRED_IF,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import COMMAND
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
@@ -77,7 +77,7 @@ class ActionModule(ActionBase):
         """Do what `state` says: `present` in all its steps, the others by the module alone."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         self._vars = task_vars or {}
-        checked = ArgumentSpecValidator(ARGUMENT_SPEC, required_if=REQUIRED_IF).validate(self._arguments())
+        checked = ArgumentSpecValidator(ARGUMENT_SPEC, **CHECKS).validate(self._arguments())
         if checked.error_messages:
             return dict(result, failed=True, msg="sesame.knock.firewall: %s" % "; ".join(checked.error_messages))
         self._parameters = checked.validated_parameters

@@ -15,6 +15,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     },
     "rules_v4": {"type": "str"},
     "rules_v6": {"type": "str"},
+    "rules_nft": {"type": "str"},
     "guard": {"type": "str"},
     "revert_after": {"type": "int", "default": 120},
     "gates": {
@@ -39,7 +40,11 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "open_timeout": {"type": "int", "default": 10},
     "native": {"type": "bool", "default": True},
 }
-REQUIRED_IF = [("state", "present", ("rules_v4", "rules_v6")), ("state", "applied", ("rules_v4", "rules_v6"))]
+CHECKS: dict[str, list[Any]] = {
+    "required_if": [("state", state, ("rules_v4", "rules_nft"), True) for state in ("present", "applied")],
+    "required_together": [("rules_v4", "rules_v6")],
+    "mutually_exclusive": [("rules_v4", "rules_nft")],
+}
 
 ON_THE_CONTROLLER = ("prove", "host", "port", "sequence", "close_sequence", "open_timeout", "native")
 """What the host needs not know: it is not sent there."""

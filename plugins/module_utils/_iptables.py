@@ -78,12 +78,28 @@ class Iptables:
                     raise
 
     def differs(self) -> list[str]:
-        """The commands whose live rules are not the wanted ones, compared as text."""
-        return [_family(name).command for name, text in self._deltas(self.live()).items() if text]
+        """The commands that list other rules than the wanted ones, compared as text."""
+        return [_family(name).command + "-save" for name, text in self._deltas(self.live()).items() if text]
 
     def originals(self) -> dict[str, str | None]:
         """The files as they were without us."""
         return {family.file: without_own(read(family.file)) for family in FAMILIES}
+
+    def left_behind(self, originals: Mapping[str, str] | None) -> dict[str, str | None]:
+        """The files as they shall be without us: of before, but what others have saved since counts more than that."""
+        files = {}
+        for path, rest in self.originals().items():
+            original = None if originals is None else originals.get(os.path.basename(path))
+            files[path] = original if originals is not None and without_own(original) == rest else rest
+        return files
+
+    @property
+    def is_installed(self) -> bool:
+        return self._path(FAMILIES[0].command + "-save") is not None
+
+    def _path(self, command: str) -> str | None:
+        path: str | None = self._module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"])
+        return path
 
     def _deltas(self, live: Rules) -> dict[str, str]:
         return {
@@ -93,7 +109,7 @@ class Iptables:
         }
 
     def _live(self, family: Family) -> dict[str, Table]:
-        command = self._module.get_bin_path(family.command + "-save", opt_dirs=["/sbin", "/usr/sbin"])
+        command = self._path(family.command + "-save")
         if not is_there(family) or (command is None and self._module.check_mode):
             return {}
         if command is None:
@@ -107,7 +123,7 @@ class Iptables:
         """Feed text to iptables-restore; it takes a table whole or not at all."""
         if not text or not is_there(family):
             return
-        command = self._module.get_bin_path(family.command + "-restore", opt_dirs=["/sbin", "/usr/sbin"])
+        command = self._path(family.command + "-restore")
         if command is None and self._module.check_mode:
             return
         # From a file: run_command ends the module if a command does not read all of its input

@@ -2,7 +2,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes the KNOCK chains of a host, live and on disk, so that a change undoes itself unless it is confirmed."""
+"""Changes our firewall rules on a host, live and on disk, so that a change undoes itself unless it is confirmed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ version_added: 0.1.0
 short_description: Change the firewall of a host so that nobody is locked out
 description:
   - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle
-    table, for IPv4 and IPv6, to the state of two iptables-restore files.
+    table, for IPv4 and IPv6, to the state of two iptables-restore files. Where nftables itself is the firewall, it
+    brings the table C(inet knock_firewall) to the state of a file of nft.
   - O(state=present) does all of it in one task. The rules are judged and rehearsed; a revert is armed on the host; the
     rules become live; the controller sees the port closed, knocks, and logs in over a new connection; over that one it
     confirms. What is not confirmed in time undoes itself, whatever becomes of the controller, of sshd, of this
     module or of the power.
   - A confirmed change is finished by the host alone, at the next boot if need be.
-  - Other chains, live ones of Docker or fail2ban for example, are never touched.
+  - Other chains and tables, live ones of Docker or fail2ban for example, are never touched.
   - Works with the iptables commands that the host's alternatives name, iptables-nft and iptables-legacy alike.
 options:
   state:
@@ -35,10 +36,18 @@ options:
     choices: [present, applied, confirmed, reverted, absent]
     default: present
   rules_v4:
-    description: The whole text of C(/etc/iptables/rules.v4). Required for V(present) and V(applied).
+    description:
+      - The whole text of C(/etc/iptables/rules.v4).
+      - V(present) and V(applied) require it together with O(rules_v6), or O(rules_nft) alone.
     type: str
   rules_v6:
-    description: The whole text of C(/etc/iptables/rules.v6). Required for V(present) and V(applied).
+    description: The whole text of C(/etc/iptables/rules.v6).
+    type: str
+  rules_nft:
+    description:
+      - The whole text of C(/etc/knock_firewall.nft), for hosts without iptables. It replaces the table
+        C(inet knock_firewall), and names no other one.
+      - C(knock-firewall.service), which role knock_firewall installs, loads it at boot.
     type: str
   guard:
     description:
@@ -127,7 +136,7 @@ attributes:
     description: Shows our live chains and the files, before and after.
     support: full
 requirements:
-  - iptables, ip6tables and their -save and -restore commands
+  - iptables, ip6tables and their -save and -restore commands; for O(rules_nft), nft and unshare (util-linux)
   - flock (util-linux) and a POSIX shell for the revert
   - iproute2 and nftables for the rehearsal
 notes:
@@ -200,17 +209,17 @@ from typing import Any, Iterator
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sesame.knock.plugins.module_utils import _change
+from ansible_collections.sesame.knock.plugins.module_utils import _backend, _change
+from ansible_collections.sesame.knock.plugins.module_utils._backend import Backend
 from ansible_collections.sesame.knock.plugins.module_utils._change import GUARD, Change, Failure, Plan, knock_firewall
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
-from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, REQUIRED_IF
+from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP
-from ansible_collections.sesame.knock.plugins.module_utils._iptables import FAMILIES, Iptables, without_own
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
 
 def applied(module: AnsibleModule) -> dict[str, Any]:
-    backend = Iptables(module, {"v4": module.params["rules_v4"], "v6": module.params["rules_v6"]})
+    backend = _backend.wanted(module)
     backend.validate()
     if module.check_mode:
         return would_apply(module, backend)[0]
@@ -235,11 +244,11 @@ def applied(module: AnsibleModule) -> dict[str, Any]:
         knock_firewall(module, "revert", token)
         raise Failure(failure)
     for command in backend.differs():
-        module.warn("%s-save spells the rules in another way than the file: every run will report a change" % command)
+        module.warn("%s spells the rules in another way than the file: every run will report a change" % command)
     return result
 
 
-def would_apply(module: AnsibleModule, backend: Iptables) -> tuple[dict[str, Any], Plan, Change]:
+def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any], Plan, Change]:
     """What a change comes to. Raises Failure where it must not be made."""
     plan = backend.plan()
     files: dict[str, str | None] = {**backend.files, GUARD: module.params["guard"], KEEP: plan.keep}
@@ -255,7 +264,7 @@ def would_apply(module: AnsibleModule, backend: Iptables) -> tuple[dict[str, Any
     return result, plan, change
 
 
-def make_live(backend: Iptables) -> str:
+def make_live(backend: Backend) -> str:
     """Apply both families; returns what went wrong."""
     try:
         backend.make_live()
@@ -295,26 +304,23 @@ def reverted(module: AnsibleModule) -> dict[str, Any]:
 
 
 def absent(module: AnsibleModule) -> dict[str, Any]:
-    backend = Iptables(module, {"v4": "", "v6": ""})
+    backends = _backend.to_remove(module)
     with nothing_under_way(module) if not module.check_mode else contextlib.nullcontext():
-        plan = backend.plan()
+        plans = [backend.plan() for backend in backends]
         files: dict[str, str | None] = {GUARD: None}
-        kept = _change.originals()
-        for family in FAMILIES:
-            text, rest = read(family.file), without_own(read(family.file))
-            original = None if kept is None else kept.get(os.path.basename(family.file))
-            # What others have saved since counts more than what was there before us
-            files[family.file] = original if kept is not None and without_own(original) == rest else rest
+        for backend in backends:
+            files.update(backend.left_behind(_change.originals()))
         result = {
-            "changed": plan.changes_live
+            "changed": any(plan.changes_live for plan in plans)
             or any(read(path) != text for path, text in files.items())
             or os.path.isdir(_change.STATE),
-            "diff": diff_of(plan.diff + diff_of_files(files)),
+            "diff": diff_of([item for plan in plans for item in plan.diff] + diff_of_files(files)),
             "backups": [],
         }
         if not module.check_mode:
             # First open, then forget: a crash in between leaves a port open that was to be opened
-            backend.make_live()
+            for backend in backends:
+                backend.make_live()
             for path, text in files.items():
                 if text is not None and text != read(path):
                     write(path, text)
@@ -341,7 +347,7 @@ STATES = {"applied": applied, "confirmed": confirmed, "reverted": reverted, "abs
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, **CHECKS, supports_check_mode=True)
     if module.params["state"] == "present":
         module.fail_json(msg="state=present is the action plugin's: call the module as sesame.knock.firewall in a task")
     try:

@@ -43,6 +43,28 @@ tools:
   description: Whether iptables, ip6tables and netfilter-persistent are installed.
   returned: always
   type: bool
+backend:
+  description:
+    - Which firewall suits the host, V(iptables) or V(nftables).
+    - V(nftables) where our rules are of nftables, or there is no iptables but nftables.service runs or is enabled.
+  returned: always
+  type: str
+ours:
+  description: The backends, V(iptables) or V(nftables), that hold rules of ours, live or saved.
+  returned: always
+  type: list
+  elements: str
+nftables:
+  description: What is known for the backend V(nftables).
+  returned: always
+  type: dict
+  contains:
+    tools:
+      description: Whether nft is installed.
+      type: bool
+    refuses:
+      description: The same as RV(refuses), for the input chains of others in all tables of nftables.
+      type: dict
 ufw:
   description: Whether ufw is active.
   returned: always
@@ -188,10 +210,12 @@ sshd_socket:
 """
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
@@ -199,6 +223,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     RulesError,
     Table,
     foreign,
+    has_own,
     parse,
     parse_ports,
     published,
@@ -250,7 +275,7 @@ class Host:
 def saved_rules(path: str) -> dict[str, Table]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return foreign(parse(file.read()))
+            return parse(file.read())
     except FileNotFoundError:
         return {}
     except RulesError as error:
@@ -318,14 +343,43 @@ def is_protected(port: int, protected: list[Ports]) -> bool:
     return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
 
 
+def backends_of_ours(families: list[dict[str, Table]], listing: list[dict[str, Any]]) -> list[str]:
+    """Which backends hold rules of ours, live or saved."""
+    found = ["iptables"] if any(has_own(tables) for tables in families) else []
+    is_live = any(
+        (entry["table"]["family"], entry["table"]["name"]) == (_nftables.FAMILY, _nftables.NAME)
+        for entry in listing
+        if "table" in entry
+    )
+    return found + (["nftables"] if is_live or os.path.exists(_nftables.FILE) else [])
+
+
+def suggested_backend(host: Host, ours: list[str]) -> str:
+    """What we have stays, also if the other one is installed later. nftables itself only where its owner uses it so."""
+    if ours:
+        return ours[-1]
+    if host.has("iptables-restore"):
+        return "iptables"
+    uses = host.runs_unit("nftables.service") or host.run("systemctl", "is-enabled", "nftables.service")[0] == 0
+    return "nftables" if host.has("nft") and uses else "iptables"
+
+
 def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
     native = host.native_rules()
-    saved = {name: sort(saved_rules(path), ports) for name, (dummy, path) in FAMILIES.items()}
+    files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
+    ours = backends_of_ours([*live.values(), *files.values()], native)
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
+        "backend": suggested_backend(host, ours),
+        "ours": ours,
+        "nftables": {
+            "tools": host.has("nft"),
+            "refuses": {"v4": _nftables.refuses(native, "ip"), "v6": _nftables.refuses(native, "ip6")},
+        },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
         "published": published_ports(host, live, native, ports),

@@ -168,6 +168,42 @@ def test_every_protected_port_is_cleared_of_the_mark() -> None:
     ]
 
 
+def test_nftables_has_the_gates_of_iptables_for_both_families_in_one_table() -> None:
+    text = render(
+        "knock_firewall.nft.j2",
+        **ALLOW,
+        knock_firewall_ports=["22/tcp", "60000-60010/udp"],
+        knock_firewall_escape_port=2222,
+        knock_firewall_escape_from=["198.18.9.9"],
+        knock_firewall_mark="0x0800",
+    )
+    admit, escape = (text.partition("chain %s {" % name)[2].partition("}\n")[0] for name in ("admit", "escape"))
+    for network in ("ip saddr 198.18.0.7/32", "ip saddr 198.18.4.0/24", "ip6 saddr fd00:5e5a:1::/64"):
+        assert "\t%s accept\n" % network in admit
+        assert network not in escape
+    assert "meta mark & 0x800 == 0x800 accept" in admit
+    assert "mark" not in escape
+    assert text.count("meta mark set meta mark & 0xfffff7ff\n") == 2
+    assert "\ttcp dport 2222 goto escape\n" in text
+
+
+def test_nftables_passes_before_it_refuses_and_refuses_only_what_opens_a_connection() -> None:
+    text = render("knock_firewall.nft.j2", **ALLOW, knock_firewall_refuse="drop")
+    verdicts = [line.split()[-1] for line in text.partition("chain admit {")[2].splitlines() if "\t\t" in line]
+    verdicts = [verdict for verdict in verdicts if verdict in ("accept", "drop")]
+    assert verdicts == sorted(verdicts)
+    assert "reject" not in text
+    refusals = [line for line in text.splitlines() if line.endswith(" drop") and "invalid" not in line]
+    assert refusals
+    assert all("== syn " in line or "ct state new " in line for line in refusals)
+
+
+def test_nftables_is_as_silent_as_the_chains_of_others() -> None:
+    host = {**host_with(), "backend": "nftables", "nftables": {"tools": True, "refuses": {"v4": "", "v6": "drop"}}}
+    assert "reject" not in render("knock_firewall.nft.j2", host, **ALLOW)
+    assert "REJECT" in render("rules.v4.j2", host, **ALLOW, knock_firewall_backend="iptables")
+
+
 def test_the_guard_says_what_the_rules_say() -> None:
     text = render("guard.conf.j2", **ALLOW, knock_firewall_ports=[22], knock_firewall_escape_port=2222)
     assert "[protected]\n    ports  = 22/tcp\n    allow  = 198.18.0.7/32, 198.18.4.0/24, fd00:5e5a:1::/64\n" in text
