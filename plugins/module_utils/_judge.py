@@ -32,6 +32,7 @@ _NEEDED_OF_ICMPV6 = (
     (136, "UNTRACKED", "neighbour advertisements"),
 )
 _MOST_NAMED = 5
+_EVERYBODY = "everybody"
 
 
 class Judgement(NamedTuple):
@@ -113,20 +114,28 @@ class _Judge:
         session = kind._replace(state="ESTABLISHED", flags="ACK" if ports.protocol == "tcp" else "")
         start = Packets(self._outside, dport, _CALLERS_PORTS)
         answer = self._answer(session, start, 0, "running sessions of %s live on" % name)
-        if answer.refusal and not answer.is_ban:
-            self.problem("running sessions of %s end: %s decides." % (name, answer.refusal.by))
+        if not answer.is_ban:
+            self._judge_refusal(answer.refusal, "running sessions of %s end: %s decides.", "running sessions of", name)
 
         home = Packets(of_network(_LOOPBACK[self._family]), dport, _CALLERS_PORTS)
         answer = self._answer(kind._replace(interface="lo"), home, 0, "the host itself reaches %s" % name)
-        if answer.refusal:
-            self.problem("the host itself does not reach %s: %s decides." % (name, answer.refusal.by))
+        self._judge_refusal(
+            answer.refusal, "the host itself does not reach %s: %s decides.", "the host itself at", name
+        )
+
+    def _judge_refusal(self, refusal: Packets | None, sentence: str, who: str, name: str) -> None:
+        if refusal and refusal.doubt == YES:
+            self.problem(sentence % (name, refusal.by))
+        elif refusal:
+            self.remark("%s may refuse %s %s: that cannot be known from its text." % (refusal.by, who, name))
 
     def _judge_strangers(self, kind: Packet, ports: Ports, strangers: Spans, gate: Gate, marks: int) -> None:
         if not strangers:
             return
-        cases = [("a stranger", 0, 0), ("a stranger whose packets carry a foreign mark", _FOREIGN_MARK, 0)]
+        cases = [("a stranger", 0, 0)]
         if marks & ~gate.mark:
             cases.append(("a stranger who has knocked elsewhere", 0, marks & ~gate.mark))
+        cases.append(("a stranger whose packets carry a foreign mark", _FOREIGN_MARK, 0))
         known: set[str] = set()
         for who, mark, mark_set in cases:
             ways = self.walk.ways(kind, Packets(strangers, kind.ports, mark=mark), mark_set)
@@ -147,7 +156,7 @@ class _Judge:
             addresses = common(of_network(network), self._outside)
             everybody = addresses == self._outside
             if addresses:
-                who = "everybody" if everybody else "the allowlisted %s" % network
+                who = _EVERYBODY if everybody else "the allowlisted %s" % network
                 yield _Way(who, False, Packets(addresses, dport, _CALLERS_PORTS))
         if gate.mark and strangers:
             yield _Way("an admitted knocker", True, Packets(strangers, dport, _CALLERS_PORTS), gate.mark)
@@ -163,7 +172,7 @@ class _Judge:
                 "nobody gets in to %s, %s: %s decide%s."
                 % (
                     ports,
-                    _nobody({way.is_knock for way, dummy in shut}),
+                    _not_even([way for way, dummy in shut]),
                     " and ".join(deciding[:_MOST_NAMED]),
                     "s" if len(deciding) == 1 else "",
                 )
@@ -222,10 +231,13 @@ def _rule(by: str) -> str:
     return "rule " + by if by.startswith("`") else by
 
 
-def _nobody(are_knocks: set[bool]) -> str:
-    if are_knocks == {True, False}:
-        return "neither the allowlist nor a knocker"
-    return "also no knocker" if True in are_knocks else "also nobody whom it allows"
+def _not_even(ways: list[_Way]) -> str:
+    if any(way.who == _EVERYBODY for way in ways):
+        return "which is to be open to all"
+    knocks = sum(way.is_knock for way in ways)
+    if knocks == len(ways):
+        return "not even a knocker"
+    return "neither the allowlist nor a knocker" if knocks else "not even the allowlist"
 
 
 def _words_for(dport: Spans, protocol: str) -> str:

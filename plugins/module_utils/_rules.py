@@ -134,6 +134,8 @@ def chain_of(rule: str) -> str:
 
 
 def words_of(rule: str) -> list[str]:
+    if not any(sign in rule for sign in "\"'\\"):
+        return rule.split()  # fifty times as fast, which counts for ten thousand bans
     try:
         return shlex.split(rule)
     except ValueError:  # an unpaired quote: iptables-restore will say so

@@ -23,6 +23,7 @@ _PASSING = (
 )
 _DEEPEST = 100
 _STEPS = 300_000
+_MOST_SPANS_KEPT = 64
 
 
 class TooManyWays(Exception):
@@ -93,7 +94,7 @@ class Walk:
                 refused += ways.refused
                 is_complete = is_complete and ways.is_complete
             elif name == "filter":
-                states = [state._replace(by="the filter table, which is not there,") for state in states]
+                states = [state._replace(by="the missing filter table") for state in states]
             if name == "mangle":
                 states = _merged([_fresh(state, mark_set) for state in states])
         return Ways(states, refused, is_complete)
@@ -118,6 +119,7 @@ class _Chains:
         self._kind: Packet | None = None
         self._steps: dict[str, list[Step]] = {}
         self._left = 0
+        self._walked: dict[tuple[str, Packets], list[Packets]] = {}
         self._accepted: list[Packets] = []
         self._refused: list[Packets] = []
 
@@ -140,7 +142,7 @@ class _Chains:
     def ways(self, kind: Packet, states: list[Packets]) -> Ways:
         if kind != self._kind:
             self._kind, self._steps = kind, {}
-        self._left, self._accepted, self._refused = _STEPS, [], []
+        self._left, self._accepted, self._refused, self._walked = _STEPS, [], [], {}
         try:
             for state in self._walk("INPUT", states, 0):
                 self._end(state, "the policy %s of INPUT" % self._policy, self._policy != "DROP")
@@ -196,12 +198,20 @@ class _Chains:
                 break
         return _merged(returned + states)
 
+    def _known_walk(self, chain: str, state: Packets, depth: int) -> list[Packets]:
+        """What comes out of a chain. The same packets end the same way when they come again, and need not be walked."""
+        if len(state.source) > _MOST_SPANS_KEPT:
+            return self._walk(chain, [state], depth)
+        if (chain, state) not in self._walked:
+            self._walked[chain, state] = self._walk(chain, [state], depth)
+        return self._walked[chain, state]
+
     def _act(self, step: Step, state: Packets, was_named: bool, depth: int) -> tuple[list[Packets], list[Packets]]:
         """What the rule does to those that match: who goes on in this chain, and who goes back to the caller."""
         rule = step.rule
         by = "`%s`" % rule.text
         if rule.target in self._rules:
-            below = self._walk(rule.target, [state], depth + 1)
+            below = self._known_walk(rule.target, state, depth + 1)
             below = [out._replace(is_named=was_named) for out in below]
             return ([], below) if rule.is_goto else (below, [])
         if rule.target == "RETURN":
