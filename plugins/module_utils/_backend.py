@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, Sequence
 
 from ._change import Plan
+from ._gates import Gate
 from ._iptables import Iptables
+from ._judge import Judgement
 from ._nftables_backend import Nftables
 
 
@@ -28,6 +30,9 @@ class Backend(Protocol):
 
     def plan(self) -> Plan:
         """What has to change. Raises Failure where the commands would refuse it."""
+
+    def judge(self, gates: Sequence[Gate]) -> Judgement:
+        """Hold the rules, as text, to what the gates promise."""
 
     def make_live(self) -> None:
         """Change the live rules. Raises Failure."""

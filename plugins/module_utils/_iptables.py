@@ -6,11 +6,26 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from ._change import Failure, Plan
 from ._files import read, write
-from ._rules import OWN_CHAINS, Table, chain_of, delta, foreign, has_own, leads, own_text, parse, render, target_of
+from ._gates import Gate
+from ._judge import Judgement, judge
+from ._rules import (
+    OWN_CHAINS,
+    Table,
+    after,
+    chain_of,
+    delta,
+    foreign,
+    has_own,
+    leads,
+    own_text,
+    parse,
+    render,
+    target_of,
+)
 
 
 class Family(NamedTuple):
@@ -65,6 +80,22 @@ class Iptables:
                 for family in FAMILIES
             ],
         )
+
+    def judge(self, gates: Sequence[Gate]) -> Judgement:
+        """Hold what would be live, and what the next boot would load, to what the gates promise."""
+        live = self.live()
+        problems, remarks = [], []
+        for family in FAMILIES:
+            if not is_there(family):
+                continue
+            for tables, when in (
+                (after(live[family.name], self.wanted[family.name]), "%s"),
+                (self.wanted[family.name], "After the next boot: %s"),
+            ):
+                found = judge(tables, family.name, gates)
+                problems += [when % sentence for sentence in found.problems]
+                remarks += [when % sentence for sentence in found.remarks]
+        return Judgement(problems, remarks)
 
     def make_live(self) -> None:
         """Apply both families; again where a command door's hole has closed meanwhile, which makes places wrong."""

@@ -214,6 +214,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._backend import Backe
 from ansible_collections.sesame.knock.plugins.module_utils._change import GUARD, Change, Failure, Plan, knock_firewall
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
+from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
@@ -254,6 +255,7 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
     files: dict[str, str | None] = {**backend.files, GUARD: module.params["guard"], KEEP: plan.keep}
     change = Change(module, files)
     differs = plan.changes_live or change.differs()
+    hold_to_promise(module, backend, differs)
     result = {
         "changed": differs or (module.check_mode and _change.install(module)),
         "armed": differs,
@@ -262,6 +264,16 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
         "diff": diff_of(plan.diff + diff_of_files({path: text for path, text in files.items() if path != KEEP})),
     }
     return result, plan, change
+
+
+def hold_to_promise(module: AnsibleModule, backend: Backend, differs: bool) -> None:
+    """Judge the rules. Raises Failure where somebody would be locked out, or a stranger let in."""
+    gates = read_gates(module.params["gates"], int(module.params["mark"], 16))
+    found = backend.judge(gates)
+    if found.problems:
+        raise Failure("Nothing has been changed, because of what the rules would do. %s" % " ".join(found.problems))
+    for remark in found.remarks if differs else []:
+        module.warn(remark)
 
 
 def make_live(backend: Backend) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ..unit.firewall.rendering import CHECKOUT, host_with, render
+from ..unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
 from .administrator import ByIptables, ByNft
 from .lab import Lab, eventually, run
 
@@ -94,13 +94,27 @@ class FirewallHost:
         return answer
 
     def apply(
-        self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any
+        self,
+        check: bool = False,
+        revert_after: int = 600,
+        guard: bool = False,
+        rehearse: bool = False,
+        **variables: Any,
     ) -> dict[str, Any]:
-        """The role's candidate for these variables, made live."""
+        """The role's candidate for these variables, judged and made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
         rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
         text = render("guard.conf.j2", info, **variables) if guard else None
-        return self.module("firewall", check, state="applied", guard=text, revert_after=revert_after, **rules)
+        return self.module(
+            "firewall",
+            check,
+            state="applied",
+            guard=text,
+            revert_after=revert_after,
+            rehearse=rehearse,
+            gates=evaluate("__knock_firewall_gates", info, **variables),
+            **rules,
+        )
 
     def play(self, *steps: str, **variables: Any) -> str:
         """What ansible-playbook says when it runs these tasks files of the role on the host itself."""

@@ -103,7 +103,7 @@ def test_the_controllers_own_address_is_added_where_that_is_wished(
 )
 def test_a_nat_shows_by_an_address_that_is_not_ours(seen_as: str, own: str) -> None:
     connection = {"stdout": seen_as + " 1 2 3"}
-    variables = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
+    variables: dict[str, Any] = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
     assert evaluate("__knock_firewall_own_address", **variables) == own
 
 
