@@ -14,8 +14,9 @@ author:
 version_added: 0.1.0
 short_description: Change the KNOCK chains of a host, commit-confirmed
 description:
-  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle
-    table, for IPv4 and IPv6, to the state of two iptables-restore files.
+  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK),
+    C(KNOCK-FORWARD) and C(KNOCK-PUBLISHED) of the mangle table, for IPv4 and IPv6, to the state of two
+    iptables-restore files.
   - A change has two halves. O(state=applied) makes it live, after it has armed a revert on the host.
     O(state=confirmed) writes the files and disarms the revert. What is not confirmed in time undoes itself,
     whatever becomes of the controller, of sshd or of this module; a reboot undoes it too, as no file was written.
@@ -103,6 +104,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     OWN_CHAINS,
+    OWN_JUMPS,
     RulesError,
     Table,
     delta,
@@ -110,6 +112,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     has_own,
     leads,
     own_text,
+    place_of,
     parse,
     render,
 )
@@ -305,11 +308,18 @@ def revert_script(live: dict[str, dict[str, Table]]) -> str:
     for family in FAMILIES:
         if not is_there(family):
             continue
-        for table, chains in OWN_CHAINS.items():
-            if not leads(live[family.name].get(table, Table()), chains[0]):
-                command = "%s -w 10 -t %s -D INPUT -j %s" % (family.command, table, chains[0])
-                lines.append("while %s 2>/dev/null; do :; done\n" % command)
+        missing = []
+        for name, jumps in OWN_JUMPS.items():
+            table, command = live[family.name].get(name, Table()), "%s -w 10 -t %s" % (family.command, name)
+            for builtin, chain in jumps:
+                jump = "%s -j %s" % (builtin, chain)
+                if not leads(table, chain, builtin):
+                    lines.append("while %s -D %s 2>/dev/null; do :; done\n" % (command, jump))
+                else:
+                    there = "%s -I %s %d -j %s" % (command, builtin, place_of(table, chain, builtin), chain)
+                    missing.append("%s -C %s || %s || %s -I %s\n" % (command, jump, there, command, jump))
         lines.append("%s-restore -w 10 --noflush < before/live.%s\n" % (family.command, family.name))
+        lines.append("{\n%s} 2>/dev/null\n" % "".join(missing) if missing else "")
     return "".join(lines) + REVERT_TAIL.format(guard=GUARD)
 
 
