@@ -242,7 +242,7 @@ def own_text(tables: dict[str, Table]) -> str:
 def delta(live: dict[str, Table], wanted: dict[str, Table]) -> str:
     """The text for `iptables-restore --noflush` that gives our chains the wanted content; empty if they have it.
 
-    One transaction per table. Chains of others are not named, built-in ones are touched only where our jump has to move.
+    One transaction per table. Chains of others are not named; built-in ones are touched only where a jump has to move.
     """
     lines = []
     for name, chains in OWN_CHAINS.items():

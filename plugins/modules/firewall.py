@@ -112,8 +112,8 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     has_own,
     leads,
     own_text,
-    place_of,
     parse,
+    place_of,
     render,
 )
 

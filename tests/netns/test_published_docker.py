@@ -32,7 +32,7 @@ class DockerHost(FirewallHost):
     engine: subprocess.Popen[bytes] | None = None
 
     def start_docker(self) -> None:
-        log = open(self.collections / "dockerd.log", "ab")
+        log = self.collections / "dockerd.log"
         self.engine = subprocess.Popen(
             # In a PID namespace, so that containers and containerd end with the engine, whatever ends it
             self.command(
@@ -42,11 +42,10 @@ class DockerHost(FirewallHost):
                 *("--storage-driver", "vfs", "--host", "unix:///run/docker.sock"),
             ),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=log.open("ab"),
+            stderr=subprocess.STDOUT,
         )
-        log.close()
-        eventually(lambda: self.docker("version", check=False), "dockerd answers: %s" % log.name)
+        eventually(lambda: self.docker("version", check=False), "dockerd answers: %s" % log)
 
     def stop_docker(self) -> None:
         if self.engine:

@@ -46,8 +46,10 @@ STRAYS_PRIORITY = -401
 GUARD_PRIORITY = 5
 """After filter: what rules.v4 passes by mistake, or after a flush, still has to get past us."""
 
-ELSEWHERE = "ct status dnat meta l4proto %s ct original proto-dst"
-"""Packets that DNAT, REDIRECT or Docker sends elsewhere, by the port that they were sent to."""
+ELSEWHERE = "ct status dnat meta l4proto %s"
+"""Packets that DNAT, REDIRECT or Docker sends elsewhere."""
+ORIGINAL_PORT = "ct original proto-dst"
+"""The port that they were sent to. nft takes it only behind a match of the protocol."""
 
 LOGGED_PER_SECOND = 5000
 """Strays of watched sources that we are told; more of them tell nothing new."""
@@ -278,14 +280,19 @@ def admit_lines(mark: int, has_ranges: bool, published: bool = False) -> List[st
 
     REDIRECT brings a published port to the host itself, by another number: so also these packets meet the first chain.
     """
-    elsewhere = admitted_elsewhere(has_ranges) if published else []
-
-    def marks(matches: List[str]) -> List[str]:
-        return ["%s meta mark set meta mark | %#x" % (match, mark) for match in matches]
-
-    return _chain("admit", "input", ADMIT_PRIORITY, marks(admitted(has_ranges) + elsewhere)) + _chain(
-        "admit_published", "forward", ADMIT_PRIORITY, marks(elsewhere)
-    )
+    matches = {"admit": admitted(has_ranges), "admit_published": []}
+    if published:
+        elsewhere = [
+            "%s %s" % (ELSEWHERE % protocol, match)
+            for protocol in ("tcp", "udp")
+            for match in admitted(has_ranges, ORIGINAL_PORT)
+        ]
+        matches = {"admit": matches["admit"] + elsewhere, "admit_published": elsewhere}
+    lines = []
+    for (name, found), hook in zip(matches.items(), ("input", "forward")):
+        rules = ["%s meta mark set meta mark | %#x" % (match, mark) for match in found]
+        lines += _chain(name, hook, ADMIT_PRIORITY, rules)
+    return lines
 
 
 def guard_lines(guards: Sequence[Guard], has_ranges: bool, published: bool = False) -> List[str]:
@@ -294,7 +301,10 @@ def guard_lines(guards: Sequence[Guard], has_ranges: bool, published: bool = Fal
     They ask the sets, not the mark: after someone's `nft flush ruleset` nobody clears foreign marks any more.
     """
     rules = _guard_rules(guards, "%s dport { %s }", admitted(has_ranges))
-    elsewhere = _guard_rules(guards, ELSEWHERE + " { %s }", admitted_elsewhere(has_ranges)) if published else []
+    elsewhere = []
+    if published:
+        to_ports = "%s %s { %%s }" % (ELSEWHERE, ORIGINAL_PORT)
+        elsewhere = _guard_rules(guards, to_ports, admitted(has_ranges, ORIGINAL_PORT))
     begin = ["iif lo accept", "ct state established,related accept"]
     return _chain("guard", "input", GUARD_PRIORITY, begin + rules + elsewhere if guards else []) + _chain(
         "guard_published", "forward", GUARD_PRIORITY, begin[1:] + elsewhere if elsewhere else []
@@ -388,22 +398,8 @@ def stray_lines(doors: Sequence[Door], group: Optional[int]) -> List[str]:
     return made + ["add rule %s %s" % (TABLE, rule) for rule in rules]
 
 
-def admitted(has_ranges: bool) -> List[str]:
+def admitted(has_ranges: bool, port: str = "th dport") -> List[str]:
     """The matches that hold for packets of admitted sources."""
-    return _in_sets("th dport", has_ranges)
-
-
-def admitted_elsewhere(has_ranges: bool) -> List[str]:
-    """The same where DNAT has changed the port: those that it had on its way to this host count."""
-    return [
-        # nft wants to know the protocol before it takes a port of ct in such a match
-        "ct status dnat meta l4proto %s %s" % (protocol, match)
-        for protocol in ("tcp", "udp")
-        for match in _in_sets("ct original proto-dst", has_ranges)
-    ]
-
-
-def _in_sets(port: str, has_ranges: bool) -> List[str]:
     return [
         "%s saddr . meta l4proto . %s @%s%s" % (protocol, port, name, family)
         for name in (["admitted", "ranges"] if has_ranges else ["admitted"])
