@@ -22,12 +22,13 @@ PREPARE = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs private "$1"
-mkdir "$1/etc" "$1/run" "$1/lib"
+mkdir "$1/etc" "$1/run" "$1/lib" "$1/sbin"
 cp -a /etc/. "$1/etc"
 rm -rf "$1/etc/iptables" "$1/etc/knockd-guard.conf"
 mkdir "$1/etc/iptables"
 mount --bind "$1/etc" /etc
 mount --bind "$1/lib" /var/lib
+mount --bind "$1/sbin" /usr/local/sbin
 mount --bind "$1/run" /run
 for family in iptables ip6tables; do
     for command in $family $family-save $family-restore; do
@@ -130,6 +131,26 @@ class FirewallHost:
 
     def revert(self) -> dict[str, Any]:
         return self.module("firewall", state="reverted")
+
+    def reboot(self, loads: bool = True) -> None:
+        """What a boot does: no rule is left, nothing in /run is left; then our units run around netfilter-persistent.
+
+        `loads` says whether netfilter-persistent shall succeed.
+        """
+        self.sh(
+            """
+            load() { if [ -e "$2" ]; then if "$1-restore" "$2"; then %s; else %s; fi; fi; }
+            for command in iptables ip6tables; do
+                for table in filter mangle nat; do $command -t $table -F; $command -t $table -X; done
+            done
+            rm -rf /run/knock_firewall
+            knock-firewall boot
+            load iptables /etc/iptables/rules.v4
+            load ip6tables /etc/iptables/rules.v6
+            knock-firewall check
+        """
+            % (("true", "exit 1") if loads else ("exit 1", "true"))
+        )
 
     def rules(self) -> str:
         """The live rules and chains of both families, table by table, without what only says that a table is there."""

@@ -243,8 +243,8 @@ def test_saved_rules_are_kept_below_ours_and_the_file_is_backed_up(host: Firewal
     )
     host.run("tee", "/etc/iptables/rules.v4", text=saved)
     host.run("iptables-restore", "/etc/iptables/rules.v4")
-    host.apply(**ALLOW)
-    backups = host.confirm()["backups"]
+    backups = host.apply(**ALLOW)["backups"]
+    host.confirm()
     assert len(backups) == 1
     assert host.run("cat", backups[0]) == saved
     host.sh("iptables-restore /etc/iptables/rules.v4; ip6tables-restore /etc/iptables/rules.v6")
@@ -331,7 +331,7 @@ def test_the_timer_of_an_older_change_leaves_the_newer_one_alone(host: FirewallH
 
 def test_a_reboot_before_the_confirmation_leaves_the_old_state(host: FirewallHost) -> None:
     host.apply(**ALLOW)
-    host.sh("iptables -F INPUT; iptables -t mangle -F INPUT; rm -r /run/knock_firewall")
+    host.reboot()
     assert "has rebooted" in host.confirm()["msg"]
     assert host.sh("ls /etc/iptables") == ""
 

@@ -246,12 +246,14 @@ def test_a_port_that_is_redirected_to_another_one_is_protected_too(
     host.lab.opens(server, source=stranger)
 
 
-def test_under_a_drop_policy_a_redirected_port_opens_to_those_who_may(host: Gateway) -> None:
+@pytest.mark.parametrize("whose", ["host", "ours"])
+def test_where_all_else_is_dropped_a_redirected_port_opens_to_those_who_may(host: Gateway, whose: str) -> None:
     host.each("-t nat -F PREROUTING")
     host.each("-t nat -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222")
-    host.each("-P INPUT DROP")
+    if whose == "host":
+        host.each("-P INPUT DROP")
     host.lab.sshd(2222)
-    host.apply(**PROTECT)
+    host.apply(**PROTECT, knock_firewall_policy="accept" if whose == "host" else "drop")
     assert host.lab.is_open(source=CLIENT)
     assert not host.lab.is_open(source=STRANGER)
 
@@ -339,7 +341,6 @@ def test_a_revert_puts_back_the_protection_that_a_change_has_taken_away(host: Ga
     host.each("-t mangle -A FORWARD -p tcp -j TOS --set-tos 0")
     host.apply(**PROTECT)
     host.confirm()
-    host.each("-t mangle -I FORWARD -p udp -j TOS --set-tos 0")
     before = host.rules()
     host.apply(**{**PROTECT, "knock_firewall_published": "stop"})
     assert "KNOCK-PUBLISHED" not in host.rules()
@@ -367,8 +368,21 @@ def test_a_jump_that_somebody_has_taken_away_comes_back(host: Gateway) -> None:
     host.confirm()
     host.each("-t mangle -F POSTROUTING")
     host.session(SERVER, STRANGER)
-    assert host.apply(**PROTECT)["changed"]
+    assert host.apply(check=True, **PROTECT)["changed"]
+    host.run("knock-firewall", "check")
     assert not host.lab.is_open(source=STRANGER)
+    assert not host.apply(**PROTECT)["changed"]
+
+
+def test_it_is_there_from_boot_on(host: Gateway) -> None:
+    host.apply(**PROTECT)
+    host.confirm()
+    host.reboot()
+    host.publish()  # as Docker does, later
+    host.session(SERVER, CLIENT)
+    host.session(SERVER6, CLIENT6)
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert not host.lab.is_open(SERVER6, source=STRANGER6)
 
 
 def test_absent_takes_it_all_away(host: Gateway) -> None:
