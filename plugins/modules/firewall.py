@@ -14,9 +14,10 @@ author:
 version_added: 0.1.0
 short_description: Change the firewall of a host so that nobody is locked out
 description:
-  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle
-    table, for IPv4 and IPv6, to the state of two iptables-restore files. Where nftables itself is the firewall, it
-    brings the table C(inet knock_firewall) to the state of a file of nft.
+  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK),
+    C(KNOCK-FORWARD) and C(KNOCK-PUBLISHED) of the mangle table, for IPv4 and IPv6, to the state of two
+    iptables-restore files. Where nftables itself is the firewall, it brings the table C(inet knock_firewall) to the
+    state of a file of nft.
   - O(state=present) does all of it in one task. The rules are judged and rehearsed; a revert is armed on the host; the
     rules become live; the controller sees the port closed, knocks, and logs in over a new connection; over that one it
     confirms. What is not confirmed in time undoes itself, whatever becomes of the controller, of sshd, of this
