@@ -234,7 +234,7 @@ def _does_not_load(stage: Stage, refusal: Refused) -> str:
 def _attribute(findings: Sequence[Finding], alone: Sequence[Finding]) -> list[Finding]:
     """Say which problems are there only with the rules of others.
 
-    Where these shut out one and let others in (a ban, a limit), that is how the host is, and no reason against a change.
+    Where these shut out one and let others in (a ban, a limit), that is how the host is, and no reason against it.
     """
     ours = {finding.sentence for finding in alone}
     attributed = []
@@ -299,7 +299,8 @@ class _Trial:
         self._judge_entries(results)
         for entry, attempt in local:
             if not attempt.succeeded:
-                self._find("the host itself did not get into %s in the rehearsal." % str(entry.port))
+                someone = any(attempt.succeeded for entry, attempt in results if entry.wanted)
+                self._find("the host itself did not get into %s in the rehearsal." % str(entry.port), someone)
         self._judge_sessions("a session from before the change ended in the rehearsal (%s).", kept)
         self._judge_sessions(
             "a session ended with its knocker's admission in the rehearsal (%s).", self._after_admission(results)
@@ -321,7 +322,7 @@ class _Trial:
         took = self._settle_control([attempt for dummy, attempt in tries] + local)
         self._traffic.drop(local)
         # A loaded host is slow, and never wrong
-        self._patience = min(15.0, max(1.5, 20 * took))
+        self._patience = min(15.0, max(1.2, 20 * took))
         self._quiet = min(3.0, max(0.3, 5 * took))
         connections = [(entry, attempt) for entry, attempt in tries if entry.port.protocol == "tcp"]
         # Strangers have nothing but their session

@@ -11,9 +11,9 @@ import selectors
 import socket
 import struct
 import time
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Iterable, Optional, Tuple
 
-Address = tuple[str, int]
+Address = Tuple[str, int]
 
 _WORD = b"sesame"
 _AGAIN = 0.2
