@@ -83,7 +83,7 @@ def _representatives(network: _Network, taken: set[_Address]) -> list[_Address]:
     # Who has the first address of all, or the last one, is no host
     edge = 1 if last > 1 else 0
     upwards = (network[number] for number in range(edge, min(last, edge + 3) + 1))
-    downwards = (network[number] for number in range(last - edge, max(0, last - edge - 3) - 1, -1))
+    downwards = (network[number] for number in range(last - edge, max(edge, last - edge - 3) - 1, -1))
     found = _take(upwards, 1, taken) + _take(downwards, 1, taken)
     if found:
         return found

@@ -10,9 +10,10 @@ a candidate, and is said.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from ._cast import FOREIGN, KNOCKER, STRANGER, Cast, Source, choose, in_which
 from ._gates import Gate
@@ -45,6 +46,11 @@ _CONNTRACK = "add table inet rehearsal_conntrack\n" + "".join(
 """Makes the kernel remember sessions, as it does on a host that has any rule about them."""
 
 _MARKS = "rehearsal_marks"
+
+_DEAF_TO_NARROW_PATHS = (
+    "%s: the rules do not let the host hear by ICMP that a packet is too big for the path: connections over a tunnel "
+    "may hang."
+)
 
 # Who acts on packets outside of the kernel is not there in a scratch network, and no packet comes back from it
 _QUEUE = re.compile(r"-j NFQUEUE\b|\bqueue( (num|to|flags)\b|\s*$)", re.MULTILINE)
@@ -88,9 +94,10 @@ def rehearse(load: Mapping[str, Load], gates: Sequence[Gate]) -> Rehearsal:
     children: dict[str, Child] = {}
     try:
         for family, commands in load.items():
+            # Both at once, each in namespaces of its own
             try:
-                children[family] = _start(family, commands, gates)
-            except (Cannot, OSError) as reason:
+                children[family] = Child(functools.partial(_rehearse_family, family, commands, gates))
+            except OSError as reason:
                 found.append(_skipped(family, reason))
         for family, child in children.items():
             try:
@@ -105,14 +112,6 @@ def rehearse(load: Mapping[str, Load], gates: Sequence[Gate]) -> Rehearsal:
         " ".join(one.skipped for one in found if one.skipped),
         [remark for one in found for remark in one.remarks],
     )
-
-
-def _start(family: str, load: Load, gates: Sequence[Gate]) -> Child:
-    link = host_link(family)
-    cast = choose(gates, family, link.address)
-    if family == "v4":
-        link = link._replace(gateway=cast.gateway)
-    return Child(lambda: _rehearse_family(Stage(family, link, cast, gates), load))
 
 
 def _skipped(family: str, reason: Exception) -> Rehearsal:
@@ -191,9 +190,16 @@ class Stage(NamedTuple):
         return tool("nft")
 
 
-def _rehearse_family(stage: Stage, load: Load) -> Rehearsal:
+def _set_the_stage(family: str, gates: Sequence[Gate]) -> Stage:
+    link = host_link(family)
+    cast = choose(gates, family, link.address)
+    return Stage(family, link if family == "v6" else link._replace(gateway=cast.gateway), cast, gates)
+
+
+def _rehearse_family(family: str, load: Load, gates: Sequence[Gate]) -> Rehearsal:
     """In a process of its own."""
     allow_many_sockets()
+    stage = _set_the_stage(family, gates)
     remarks = []
     if not stage.nft:
         remarks.append(
@@ -260,6 +266,9 @@ class Entry(NamedTuple):
     wanted: bool
 
 
+Tried = Tuple[Entry, Attempt]
+
+
 def _trial(stage: Stage, commands: Sequence[tuple[Sequence[str], str]]) -> list[Finding]:
     """Load the commands in a new scratch network, and see who gets in. Raises Cannot and Refused."""
     with contextlib.ExitStack() as ends:
@@ -279,6 +288,7 @@ class _Trial:
         self._quiet = 0.0
         self._entries = list(_entries(stage))
         self._findings: list[Finding] = []
+        self._hears_of_narrow_paths = False
 
     def run(self, commands: Sequence[tuple[Sequence[str], str]]) -> list[Finding]:
         if not self._entries:
@@ -287,8 +297,9 @@ class _Trial:
         old = self._without_rules()
         self._scratch.load(commands)
         self._set_marks()
-        self._scratch.forget_neighbours()
-        results, local, kept = self._with_rules(old)
+        if self._stage.family == "v6":  # no rule here is asked about ARP
+            self._scratch.forget_neighbours()
+        results, local, kept, word = self._with_rules(old)
         if self._is_deaf(results):
             return [
                 Finding(
@@ -302,9 +313,11 @@ class _Trial:
                 someone = any(attempt.succeeded for entry, attempt in results if entry.wanted)
                 self._find("the host itself did not get into %s in the rehearsal." % str(entry.port), someone)
         self._judge_sessions("a session from before the change ended in the rehearsal (%s).", kept)
-        self._judge_sessions(
-            "a session ended with its knocker's admission in the rehearsal (%s).", self._after_admission(results)
-        )
+        if all(attempt.succeeded for dummy, attempt in kept):
+            sentence = "a session ended with its knocker's admission in the rehearsal (%s)."
+            self._judge_sessions(sentence, self._after_admission(results))
+        if word and not word.succeeded:
+            self._findings.append(Finding(_DEAF_TO_NARROW_PATHS % self._stage.name, is_remark=True))
         return self._findings
 
     # The acts.
@@ -321,6 +334,9 @@ class _Trial:
         local = [self._enter_locally(entry) for entry in self._of_one_source()]
         took = self._settle_control([attempt for dummy, attempt in tries] + local)
         self._traffic.drop(local)
+        word = self._tell_too_big()
+        self._traffic.settle([word], 0.1, 0)
+        self._hears_of_narrow_paths = bool(word.succeeded)
         # A loaded host is slow, and never wrong
         self._patience = min(15.0, max(1.2, 20 * took))
         self._quiet = min(3.0, max(0.3, 5 * took))
@@ -341,16 +357,19 @@ class _Trial:
 
     def _with_rules(
         self, old: Sequence[tuple[Entry, Attempt, bool]]
-    ) -> tuple[list[tuple[Entry, Attempt]], list[tuple[Entry, Attempt]], list[tuple[Entry, Attempt]]]:
+    ) -> tuple[list[Tried], list[Tried], list[Tried], Attempt | None]:
+        """Who got in; the host itself; sessions of before; and word of a narrow path."""
         # Who must not get in comes first: what others achieve after it shows that its packets have been dealt with
         entries = sorted(self._entries, key=lambda entry: entry.wanted)
         results = [(entry, self._enter(entry, entry.wanted)) for entry in entries]
         local = [(entry, self._enter_locally(entry)) for entry in self._of_one_source()]
         kept = [(entry, self._traffic.talk(session, host_first=not known)) for entry, session, known in old]
-        self._traffic.settle([attempt for dummy, attempt in results + local + kept], self._patience, self._quiet)
-        return results, local, kept
+        word = self._tell_too_big() if self._hears_of_narrow_paths else None
+        everything = [attempt for dummy, attempt in results + local + kept] + ([word] if word else [])
+        self._traffic.settle(everything, self._patience, self._quiet)
+        return results, local, kept, word
 
-    def _after_admission(self, results: Sequence[tuple[Entry, Attempt]]) -> list[tuple[Entry, Attempt]]:
+    def _after_admission(self, results: Sequence[Tried]) -> list[Tried]:
         """Sessions of knockers, which speak once with the mark and once when it is gone."""
         opened = [
             (entry, attempt)
@@ -368,6 +387,12 @@ class _Trial:
         return after
 
     # Small parts.
+
+    def _tell_too_big(self) -> Attempt:
+        with self._scratch.at(self._scratch.host):
+            flow = self._traffic.flow(self._stage.link.address)
+        with self._scratch.at(self._scratch.world):
+            return self._traffic.tell_too_big(flow, self._stage.cast.sources[-1].address)
 
     def _enter(self, entry: Entry, wanted: bool) -> Attempt:
         with self._scratch.at(self._scratch.world):
@@ -426,7 +451,7 @@ class _Trial:
         if finding not in self._findings:
             self._findings.append(finding)
 
-    def _is_deaf(self, results: Sequence[tuple[Entry, Attempt]]) -> bool:
+    def _is_deaf(self, results: Sequence[Tried]) -> bool:
         """Whether somebody gets in only once the neighbours know each other without asking."""
         wanted = [entry for entry, attempt in results if entry.wanted]
         if self._stage.family != "v6" or not wanted or any(a.succeeded for entry, a in results if entry.wanted):
@@ -436,7 +461,7 @@ class _Trial:
         self._traffic.settle(again, self._patience, self._quiet)
         return any(attempt.succeeded for attempt in again)
 
-    def _judge_entries(self, results: Sequence[tuple[Entry, Attempt]]) -> None:
+    def _judge_entries(self, results: Sequence[Tried]) -> None:
         someone = any(attempt.succeeded for entry, attempt in results if entry.wanted)
         for port, gate in dict.fromkeys((entry.port, entry.gate) for entry in self._entries):
             here = [
@@ -445,7 +470,7 @@ class _Trial:
                 if (entry.port, entry.gate) == (port, gate)
             ]
             self._judge_allowed(gate, port, here, someone)
-            self._judge_knockers(gate, port, here, someone)
+            self._judge_knockers(gate, port, here)
             self._judge_strangers(gate, port, here)
 
     def _judge_allowed(self, gate: Gate, port: Ports, here: Sequence[tuple[Source, bool, bool]], someone: bool) -> None:
@@ -463,17 +488,15 @@ class _Trial:
                 sentence = "%s of the allowlisted %s did not get into %s in the rehearsal."
                 self._find(sentence % (failed[0], network, port), is_selective=True)
 
-    def _judge_knockers(
-        self, gate: Gate, port: Ports, here: Sequence[tuple[Source, bool, bool]], someone: bool
-    ) -> None:
+    def _judge_knockers(self, gate: Gate, port: Ports, here: Sequence[tuple[Source, bool, bool]]) -> None:
         tries = [
             got_in for source, wanted, got_in in here if source.part == KNOCKER and not in_which(gate, source.address)
         ]
         if not gate.mark or not tries:
             return
         if not any(tries):
-            sentence = "an admitted knocker (mark %#x) did not get into %s in the rehearsal."
-            self._find(sentence % (gate.mark, port), is_selective=someone)
+            # No ban hits them all
+            self._find("an admitted knocker (mark %#x) did not get into %s in the rehearsal." % (gate.mark, port))
 
     def _judge_strangers(self, gate: Gate, port: Ports, here: Sequence[tuple[Source, bool, bool]]) -> None:
         intruders = [source for source, wanted, got_in in here if got_in and not wanted]
@@ -488,7 +511,7 @@ class _Trial:
             sentence = "%s got into %s in the rehearsal, which is on another allowlist."
             self._find(sentence % (intruders[0].address, port))
 
-    def _judge_sessions(self, sentence: str, sessions: Sequence[tuple[Entry, Attempt]]) -> None:
+    def _judge_sessions(self, sentence: str, sessions: Sequence[Tried]) -> None:
         for entry, attempt in sessions:
             if not attempt.succeeded:
                 self._find(sentence % str(entry.port))

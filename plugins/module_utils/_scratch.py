@@ -194,7 +194,7 @@ class Scratch:
                 raise Refused("%s: %s" % (os.path.basename(argv[0]), complaint(done)))
 
     def forget_neighbours(self) -> None:
-        """Host and gateway have to find each other anew, by ARP or by neighbour discovery."""
+        """Host and gateway have to find each other anew."""
         for namespace, interface in ((self.host, self._link.interface), (self.world, _CABLE)):
             with self.at(namespace):
                 execute([self._ip, self._version, "neigh", "flush", "dev", interface])

@@ -20,6 +20,11 @@ _AGAIN = 0.2
 """Seconds after which a datagram that has to arrive is sent once more."""
 
 
+# Python has no names for these
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_NARROW = 1280
+
+
 class Attempt:
     """One try: a connection, a datagram, or a word and its echo over a connection that is there."""
 
@@ -154,6 +159,44 @@ class Traffic:
             self._resolve(attempt, False)
         return attempt
 
+    # Word of a narrow path.
+
+    def flow(self, own: str) -> socket.socket:
+        """The host's end of datagrams that it sends to somebody, as large as its own interface takes them."""
+        wire = self._socket("udp")
+        if self._family == socket.AF_INET6:
+            wire.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        else:
+            wire.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        wire.bind((own, 0))
+        return wire
+
+    def tell_too_big(self, flow: socket.socket, source: str) -> Attempt:
+        """Let the host send this source a datagram, and answer as a router does that cannot pass on so large a one."""
+        far = self._socket("udp")
+        far.bind((source, 0))
+        attempt = Attempt(flow, True)
+
+        def hear(wire: socket.socket) -> None:
+            try:
+                wire.recv(64)
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    self._resolve(attempt, True)
+
+        self._watch(flow, selectors.EVENT_READ, hear)
+        protocol = socket.IPPROTO_ICMPV6 if self._family == socket.AF_INET6 else socket.IPPROTO_ICMP
+        router = socket.socket(self._family, socket.SOCK_RAW, protocol)
+        self._sockets.append(router)
+        router.bind((source, 0))
+        try:
+            flow.connect(far.getsockname()[:2])
+            flow.send(_WORD)
+            router.sendto(_too_big(flow.getsockname()[:2], far.getsockname()[:2]), (flow.getsockname()[0], 0))
+        except OSError:  # rules that let the host send nothing: it never meets a narrow path
+            self._resolve(attempt, True)
+        return attempt
+
     def drop(self, attempts: Iterable[Attempt]) -> None:
         """Close connections by a reset: nothing of them is under way later."""
         for attempt in attempts:
@@ -219,3 +262,27 @@ class Traffic:
             with contextlib.suppress(OSError):
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             wire.close()
+
+
+def _too_big(sender: Address, receiver: Address) -> bytes:
+    """What ICMP says of a datagram that does not fit: fragmentation needed, or packet too big."""
+    datagram = struct.pack("!HHHH", sender[1], receiver[1], 8 + len(_WORD), 0)
+    if ":" in sender[0]:
+        ends = socket.inet_pton(socket.AF_INET6, sender[0]) + socket.inet_pton(socket.AF_INET6, receiver[0])
+        head = struct.pack("!IHBB", 6 << 28, len(datagram) + len(_WORD), socket.IPPROTO_UDP, 64) + ends
+        return struct.pack("!BBHI", 2, 0, 0, _NARROW) + head + datagram + _WORD  # the kernel adds the checksum
+    ends = socket.inet_aton(sender[0]) + socket.inet_aton(receiver[0])
+    size = 20 + len(datagram) + len(_WORD)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, size, 0, 0x4000, 64, socket.IPPROTO_UDP, 0) + ends
+    said = head + datagram + _WORD
+    checksum = _checksum(struct.pack("!BBHHH", 3, 4, 0, 0, _NARROW) + said)
+    return struct.pack("!BBHHH", 3, 4, checksum, 0, _NARROW) + said
+
+
+def _checksum(message: bytes) -> int:
+    """RFC 1071."""
+    message += b"\0" * (len(message) % 2)
+    total = sum(struct.unpack("!%dH" % (len(message) // 2), message))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
