@@ -106,7 +106,7 @@ def rehearse(load: Mapping[str, Load], gates: Sequence[Gate]) -> Rehearsal:
                 found.append(_skipped(family, reason))
     finally:
         for child in children.values():
-            child.kill()
+            child.end()
     return Rehearsal(
         [problem for one in found for problem in one.problems],
         " ".join(one.skipped for one in found if one.skipped),
@@ -482,8 +482,8 @@ class _Trial:
         for network, tries in networks.items():
             failed = [address for address, got_in in tries if not got_in]
             if len(failed) == len(tries):
-                sentence = "the allowlisted %s did not get into %s in the rehearsal."
-                self._find(sentence % (network, port), is_selective=someone)
+                who = "an address from anywhere" if network.endswith("/0") else "the allowlisted " + network
+                self._find("%s did not get into %s in the rehearsal." % (who, port), is_selective=someone)
             elif failed:
                 sentence = "%s of the allowlisted %s did not get into %s in the rehearsal."
                 self._find(sentence % (failed[0], network, port), is_selective=True)

@@ -54,40 +54,41 @@ class Child:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         parent = os.getpid()
-        self._answer, answer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
+        reader, writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
             # Whatever happens: what our caller has registered for its own end is not for us
             try:
-                os.close(self._answer)
+                os.close(reader)
                 _die_with(parent)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.alarm(_LONGEST)
-                with open(answer, "w", encoding="utf-8") as file:
+                with open(writer, "w", encoding="utf-8") as file:
                     json.dump(_outcome(work), file)
             finally:
                 os._exit(0)
-        os.close(answer)
+        os.close(writer)
+        self._answer = open(reader, encoding="utf-8")  # noqa: SIM115 - `end` closes it
 
     def result(self) -> Any:
         """What the work returned, once it is done. Raises Cannot."""
-        with open(self._answer, encoding="utf-8") as file:
-            text = file.read()
-        os.waitpid(self.pid, 0)
-        if not text:
-            raise Cannot("it did not come to an end within %d seconds" % _LONGEST)
-        value, problem = json.loads(text)
+        try:
+            value, problem = json.loads(self._answer.read())
+        except ValueError:
+            raise Cannot("it did not come to its end within %d seconds" % _LONGEST) from None
+        finally:
+            self.end()
         if problem:
             raise Cannot(problem)
         return value
 
-    def kill(self) -> None:
-        """End it, and with it its namespaces, unless it has ended."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        with contextlib.suppress(OSError):
-            os.close(self._answer)
+    def end(self) -> None:
+        """End it, and with it its namespaces; once is enough."""
+        self._answer.close()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # it is there until somebody has waited for it
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
 def _outcome(work: Callable[[], Any]) -> tuple[Any, str]:

@@ -15,7 +15,7 @@ import pytest
 
 from ..unit.firewall.rendering import host_with, render
 from .firewall_host import FirewallHost
-from .lab import Lab, eventually
+from .lab import SERVER, Lab, eventually
 
 SCRIPT = """
 import json, sys
@@ -282,7 +282,9 @@ def test_rules_of_others_that_no_scratch_network_can_have_are_left_out(host: Fir
 @ONCE
 def test_rules_of_others_that_shut_all_out_are_a_problem(host: FirewallHost) -> None:
     whole = candidate()
-    whole["v4"] = whole["v4"].replace("-A INPUT -j KNOCK\n", "-A INPUT -i eth+ -p tcp -j DROP\n-A INPUT -j KNOCK\n")
+    # By the interface and the address that the host has: the scratch network has them too
+    theirs = "-A INPUT -i eth0 -d %s -p tcp -j DROP\n" % SERVER
+    whole["v4"] = whole["v4"].replace("-A INPUT -j KNOCK\n", theirs + "-A INPUT -j KNOCK\n")
     answer = rehearse(host, commands(whole, candidate()))
     assert (
         "IPv4: the allowlisted 198.51.100.0/28 did not get into 22/tcp in the rehearsal. "
