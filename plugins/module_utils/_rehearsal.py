@@ -338,8 +338,8 @@ class _Trial:
         self._traffic.settle([word], 0.1, 0)
         self._hears_of_narrow_paths = bool(word.succeeded)
         # A loaded host is slow, and never wrong
-        self._patience = min(15.0, max(1.2, 20 * took))
-        self._quiet = min(3.0, max(0.3, 5 * took))
+        self._patience = min(4.0, max(1.2, 10 * took))
+        self._quiet = min(1.0, max(0.3, 5 * took))
         connections = [(entry, attempt) for entry, attempt in tries if entry.port.protocol == "tcp"]
         # Strangers have nothing but their session
         connections.sort(key=lambda item: item[0].source.part != STRANGER)

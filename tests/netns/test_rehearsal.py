@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import time
@@ -57,8 +58,13 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def candidate(saved: str = "", **variables: Any) -> Texts:
     """What the role would load on a host with these saved rules."""
+    return dict(_rendered(saved, json.dumps({**ROLE, **variables})))
+
+
+@functools.cache
+def _rendered(saved: str, variables: str) -> Texts:
     found = host_with(saved, saved)
-    return {family: render("rules.%s.j2" % family, found, **{**ROLE, **variables}) for family in ("v4", "v6")}
+    return {family: render("rules.%s.j2" % family, found, **json.loads(variables)) for family in ("v4", "v6")}
 
 
 def without(texts: Texts, *words: str) -> Texts:
