@@ -17,6 +17,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from ._cast import FOREIGN, KNOCKER, STRANGER, Cast, Source, choose, in_which
 from ._gates import Gate
+from ._loads import Command, Load
 from ._rules import Ports
 from ._scratch import (
     GATEWAY_LINK_LOCAL,
@@ -54,15 +55,6 @@ _DEAF_TO_NARROW_PATHS = (
 
 # Who acts on packets outside of the kernel is not there in a scratch network, and no packet comes back from it
 _QUEUE = re.compile(r"-j NFQUEUE\b|\bqueue( (num|to|flags)\b|\s*$)", re.MULTILINE)
-
-
-class Load(NamedTuple):
-    """How one family's candidate gets into a kernel that has no rules: commands, and what each reads."""
-
-    whole: Sequence[tuple[Sequence[str], str]]
-    """All rules as they would be after the change, those of others included."""
-    alone: Sequence[tuple[Sequence[str], str]] = ()
-    """Our rules without those of others; none: there are no others."""
 
 
 class Rehearsal(NamedTuple):
@@ -269,7 +261,7 @@ class Entry(NamedTuple):
 Tried = Tuple[Entry, Attempt]
 
 
-def _trial(stage: Stage, commands: Sequence[tuple[Sequence[str], str]]) -> list[Finding]:
+def _trial(stage: Stage, commands: Sequence[Command]) -> list[Finding]:
     """Load the commands in a new scratch network, and see who gets in. Raises Cannot and Refused."""
     with contextlib.ExitStack() as ends:
         scratch = Scratch(stage.link, [source.address for source in stage.cast.sources])
@@ -290,7 +282,7 @@ class _Trial:
         self._findings: list[Finding] = []
         self._hears_of_narrow_paths = False
 
-    def run(self, commands: Sequence[tuple[Sequence[str], str]]) -> list[Finding]:
+    def run(self, commands: Sequence[Command]) -> list[Finding]:
         if not self._entries:
             self._scratch.load(commands)
             return []

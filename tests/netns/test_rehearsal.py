@@ -14,6 +14,9 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.module_utils._loads import iptables_load, nftables_load
+from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
+
 from ..unit.firewall.rendering import host_with, render
 from .firewall_host import FirewallHost
 from .lab import SERVER, Lab, eventually
@@ -21,7 +24,8 @@ from .lab import SERVER, Lab, eventually
 SCRIPT = """
 import json, sys
 from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
-from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import Load, rehearse
+from ansible_collections.sesame.knock.plugins.module_utils._loads import Load
+from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
 asked = json.load(sys.stdin)
 load = {family: Load(*commands) for family, commands in asked["load"].items()}
 json.dump(rehearse(load, read_gates(asked["gates"], 0x1000))._asdict(), sys.stdout)
@@ -30,6 +34,8 @@ json.dump(rehearse(load, read_gates(asked["gates"], 0x1000))._asdict(), sys.stdo
 ALLOW = ["198.51.100.0/28", "203.0.113.9/32", "2001:db8:1::/48"]
 GATE = {"name": "protected", "ports": ["22/tcp"], "allow": ALLOW, "knock": True}
 ROLE: dict[str, Any] = {"knock_firewall_allowlist": ALLOW}
+WEB = {"name": "open", "ports": ["443/tcp"], "allow": ["0.0.0.0/0", "::/0"], "knock": False}
+WHOLE_HOST: dict[str, Any] = {"knock_firewall_policy": "drop", "knock_firewall_open_ports": ["443/tcp"]}
 DROP = ":INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
 
 ONCE = pytest.mark.parametrize("host", ["nft"], indirect=True)
@@ -77,12 +83,14 @@ def without(texts: Texts, *words: str) -> Texts:
     return less
 
 
-def commands(whole: Texts, alone: Texts | None = None) -> dict[str, Any]:
+def commands(whole: Texts) -> dict[str, Any]:
+    """Nothing of others is in it."""
+    return {family: [load[0]] for family, load in commands_with_others(whole).items()}
+
+
+def commands_with_others(whole: Texts) -> dict[str, Any]:
     names = {"v4": "iptables-restore", "v6": "ip6tables-restore"}
-    return {
-        family: [[[[names[family]], texts[family]]] for texts in (whole, alone) if texts is not None]
-        for family in names
-    }
+    return {family: iptables_load(names[family], parse(text)) for family, text in whole.items()}
 
 
 def rehearse(
@@ -117,6 +125,7 @@ def test_the_candidates_of_the_role_pass(host: FirewallHost) -> None:
         (candidate(knock_firewall_refuse="drop", knock_firewall_ports=mosh["ports"]), [mosh]),
         (candidate(knock_firewall_escape_port=2222, knock_firewall_escape_from=way_out["allow"]), [GATE, way_out]),
         (silent(), [GATE]),
+        (candidate(**WHOLE_HOST), [GATE, WEB]),
         (candidate(knock_firewall_allowlist=[]), [nobody]),
     ):
         assert rehearse(host, commands(texts), *gates) == PASSED
@@ -124,27 +133,17 @@ def test_the_candidates_of_the_role_pass(host: FirewallHost) -> None:
 
 @ONCE
 def test_native_rules_are_rehearsed_too(host: FirewallHost) -> None:
-    text = """
-        flush ruleset
+    text = render("knock_firewall.nft.j2", host_with(), **ROLE, **WHOLE_HOST)
+    others = """
         table inet filter {
-            chain clear { type filter hook input priority -150; tcp dport 22 meta mark set meta mark & 0xffffefff; }
-            chain input {
-                type filter hook input priority 0; policy drop;
-                iif lo accept
-                ct state established,related accept
-                icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-                tcp dport 22 ip saddr { 198.51.100.0/28, 203.0.113.9 } accept
-                tcp dport 22 ip6 saddr 2001:db8:1::/48 accept
-                tcp dport 22 meta mark & 0x1000 == 0x1000 accept
-            }
+            chain input { type filter hook input priority 0; policy drop; icmpv6 type 135-136 accept; }
         }
     """
-    load = [[[["nft", "-f", "-"], text]]]
-    assert rehearse(host, {"v4": load, "v6": load}) == PASSED
-    load = [[[["nft", "-f", "-"], text.replace("ct state established,related accept", "")]]]
-    assert rehearse(host, {"v4": load})["problems"] == [
-        "IPv4: a session from before the change ended in the rehearsal (22/tcp)."
-    ]
+    load = nftables_load("nft", text)
+    assert rehearse(host, {"v4": load, "v6": load}, GATE, WEB) == PASSED
+    load = nftables_load("nft", text.replace("ct state established,related accept", ""), others)
+    answer = rehearse(host, {"v4": load}, GATE)
+    assert "IPv4: a session from before the change ended in the rehearsal (22/tcp)." in answer["problems"][-1]
 
 
 @ONCE
@@ -243,7 +242,7 @@ def test_a_broken_candidate_is_found(host: FirewallHost, broken: Callable[[], Te
 def test_what_only_the_kernel_refuses_is_found(host: FirewallHost) -> None:
     texts = refused_by_the_kernel(candidate())
     host.run("ip6tables-restore", "--test", text=texts["v6"])
-    answer = rehearse(host, commands(texts, texts))
+    answer = rehearse(host, commands_with_others(texts))
     assert [problem.split(": ")[:3] for problem in answer["problems"]] == [
         ["IPv6", "the candidate cannot be loaded", "ip6tables-restore"]
     ]
@@ -262,7 +261,7 @@ def test_a_ban_is_no_problem_of_ours(host: FirewallHost) -> None:
             .replace(":KNOCK -", ":f2b - [0:0]\n:KNOCK -")
             .replace("-A INPUT -j KNOCK\n", banned % address + "-A INPUT -j KNOCK\n")
         )
-    answer = rehearse(host, commands(whole, candidate()))
+    answer = rehearse(host, commands_with_others(whole))
     assert answer["problems"] == []
     assert answer["remarks"][0] == (
         "IPv4: 198.51.100.1 of the allowlisted 198.51.100.0/28 did not get into 22/tcp in the rehearsal. "
@@ -276,7 +275,7 @@ def test_rules_of_others_that_no_scratch_network_can_have_are_left_out(host: Fir
         whole[family] = whole[family].replace(
             "-A INPUT -j KNOCK\n", "-A INPUT -m set --match-set nobody src -j DROP\n-A INPUT -j KNOCK\n"
         )
-    answer = rehearse(host, commands(whole, candidate()))
+    answer = rehearse(host, commands_with_others(whole))
     assert answer["problems"] == []
     assert answer["skipped"] == ""
     assert [remark.split(",")[0] for remark in answer["remarks"]] == [
@@ -291,7 +290,7 @@ def test_rules_of_others_that_shut_all_out_are_a_problem(host: FirewallHost) -> 
     # By the interface and the address that the host has: the scratch network has them too
     theirs = "-A INPUT -i eth0 -d %s -p tcp -j DROP\n" % SERVER
     whole["v4"] = whole["v4"].replace("-A INPUT -j KNOCK\n", theirs + "-A INPUT -j KNOCK\n")
-    answer = rehearse(host, commands(whole, candidate()))
+    answer = rehearse(host, commands_with_others(whole))
     assert (
         "IPv4: the allowlisted 198.51.100.0/28 did not get into 22/tcp in the rehearsal. "
         "Without the rules of others this is not so."
