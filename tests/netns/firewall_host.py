@@ -93,6 +93,11 @@ class FirewallHost:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    def python(self, script: str, *through: str) -> tuple[str, ...]:
+        """The command that runs a script which imports our module_utils; `through` is one that ends by becoming it."""
+        path = "PYTHONPATH=%s" % self.collections
+        return self.command(*through, "env", path, "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", script)
+
     def apply(
         self,
         check: bool = False,
