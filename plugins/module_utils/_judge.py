@@ -185,8 +185,8 @@ class _Judge:
                 if not answer.is_open:
                     self.remark("%s is banned from %s, by %s." % (way.who, ports, answer.refusal.by))
             elif answer.refusal.doubt == YES:
-                how = "reaches only in part" if answer.is_open else "does not reach"
-                self.problem("%s %s %s: %s decides." % (way.who, how, ports, answer.refusal.by))
+                how = "reaches %s only in part" if answer.is_open else "does not reach %s"
+                self.problem("%s %s: %s decides." % (way.who, how % str(ports), answer.refusal.by))
             else:
                 words = (answer.refusal.by, way.who, str(ports))
                 self.remark("%s may refuse %s at %s: that cannot be known from its text." % words)
@@ -202,7 +202,7 @@ class _Judge:
             if state.doubt == YES and not state.is_named and _left_of(state, accepted):
                 return _Answer(bool(accepted), state)
         if not accepted:
-            banned = next(state for state in ways.refused if state.doubt == YES)
+            banned = next((state for state in ways.refused if state.doubt == YES), None)
             return _Answer(False, banned, is_ban=size(start.source) == 1)
         for state in ways.refused:
             if state.doubt == LIKELY and not state.is_named:
