@@ -80,9 +80,10 @@ def some_rules(chance: random.Random, family: str) -> str:
             ":INPUT %s [0:0]" % chance.choice(["ACCEPT", "ACCEPT", "DROP"] * (table == "filter") or ["ACCEPT"]),
         ]
         lines += [":%s - [0:0]" % chain for chain in chains[1:]]
-        # What the host answers itself, and what comes after the first packet
+        # What the host answers itself, what comes after the first packet, and how neighbours are found
         lines.append("-A INPUT -i lo -p tcp -m tcp --sport 22 -j ACCEPT")
         lines.append("-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+        lines += ["-A INPUT -p ipv6-icmp -j ACCEPT"] * (family == "v6")
         for index, chain in enumerate(chains):
             for dummy in range(chance.randrange(2, 6)):
                 targets = ["-j ACCEPT", "-j RETURN", "-j NFLOG --nflog-group 1"]
