@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from typing import Any
 
@@ -30,7 +32,12 @@ SYN_DROP = SYN_REFUSAL.replace("REJECT --reject-with tcp-reset", "DROP")
 def candidate(family: str, saved: str = OPEN, allow: tuple[str, ...] = ALLOW, **variables: Any) -> dict[str, Table]:
     """What role knock_firewall writes on a host with these rules."""
     variables = {"knock_firewall_allowlist": list(allow), "knock_firewall_allow_empty_allowlist": True, **variables}
-    return parse(render("rules.%s.j2" % family, host_with(saved, saved), **variables))
+    return parse(_rendered(family, saved, json.dumps(variables)))
+
+
+@functools.cache
+def _rendered(family: str, saved: str, variables: str) -> str:
+    return render("rules.%s.j2" % family, host_with(saved, saved), **json.loads(variables))
 
 
 def lacking(tables: dict[str, Table], words: str) -> dict[str, Table]:
