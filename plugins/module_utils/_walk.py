@@ -242,7 +242,7 @@ def _split(step: Step, state: Packets) -> tuple[Packets | None, list[Packets]]:
             return None, [state]
         if source != state.source:
             outside.append(state._replace(source=without(state.source, rule.source)))
-        if rule.names_source and (source != state.source or size(source) == 1):
+        if rule.names_source and (source != state.source or size(rule.source) == 1):
             inside = inside._replace(source=source, is_named=True)
         else:
             inside = inside._replace(source=source)

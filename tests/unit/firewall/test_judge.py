@@ -457,6 +457,24 @@ def test_the_ban_of_an_allowlisted_address_is_remarked_and_leaving_nobody_is_a_p
     assert "nobody gets in to 22/tcp, not even the allowlist: `%s`" % ban in judge(tables, "v4", [alone]).problems[-1]
 
 
+def test_a_refusal_of_the_network_around_an_allowlisted_address_is_no_ban() -> None:
+    rule = "-A INPUT -s 198.18.7.0/24 -j DROP"
+    assert said(
+        judge(with_first(candidate("v4"), rule), "v4", [GATE]), "198.18.7.7/32 does not reach 22/tcp: `%s`" % rule
+    )
+
+
+def test_a_rule_that_surely_lets_in_is_named_once() -> None:
+    rules = (
+        "-A INPUT -m set --match-set x src -j other",
+        "-A INPUT -p tcp -m tcp --dport 22:23 -j other",
+        "-A other -p tcp -j ACCEPT",
+    )
+    gate = GATE._replace(ports=(parse_ports("20-30/tcp"),))
+    tables = with_first(candidate("v4", knock_firewall_ports=["20-30/tcp"]), *rules)
+    assert said(judge(tables, "v4", [gate]), "a stranger reaches 22-23/tcp, by rule `-A other -p tcp -j ACCEPT`")
+
+
 def test_a_network_that_is_banned_piece_by_piece_is_locked_out() -> None:
     bans = ("-A INPUT -s 198.18.0.16/29 -j DROP", "-A INPUT -s 198.18.0.24/29 -j DROP")
     assert said(
