@@ -220,7 +220,7 @@ def test_we_open_nothing_that_forward_refuses(host: Gateway, server: str, client
 def test_the_host_itself_gets_through(host: Gateway, server: str, client: str, stranger: str) -> None:
     host.publish("OUTPUT")
     host.apply(**NOBODY)
-    host.run("bash", "-c", "exec 3<>/dev/tcp/%s/22" % server)
+    host.run("timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/%s/22" % server)
     host.inside.accept()[0].close()
 
 
