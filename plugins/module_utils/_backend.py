@@ -11,6 +11,7 @@ from ._change import Plan
 from ._gates import Gate
 from ._iptables import Iptables
 from ._judge import Judgement
+from ._loads import Load
 from ._nftables_backend import Nftables
 
 
@@ -33,6 +34,9 @@ class Backend(Protocol):
 
     def judge(self, gates: Sequence[Gate]) -> Judgement:
         """Hold the rules, as text, to what the gates promise."""
+
+    def loads(self) -> dict[str, Load]:
+        """How the rules of each family, `v4` and `v6`, get into a kernel for a rehearsal, with the rules of others."""
 
     def make_live(self) -> None:
         """Change the live rules. Raises Failure."""

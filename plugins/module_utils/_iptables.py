@@ -12,6 +12,8 @@ from ._change import Failure, Plan
 from ._files import read, write
 from ._gates import Gate
 from ._judge import Judgement, judge
+from ._loads import Load, iptables_load
+from ._nftables import managed_by_iptables, of_others
 from ._rules import (
     OWN_CHAINS,
     OWN_JUMPS,
@@ -97,6 +99,24 @@ class Iptables:
                 problems += [when % sentence for sentence in found.problems]
                 remarks += [when % sentence for sentence in found.remarks]
         return Judgement(problems, remarks)
+
+    def loads(self) -> dict[str, Load]:
+        """How each family's rules, those of others included, get into a kernel for a rehearsal."""
+        live, others = self.live(), ""
+        nft = self._path("nft")
+        if nft:
+            dummy, listing, warnings = self._module.run_command([nft, "-s", "list", "ruleset"])
+            others = of_others(listing, managed_by_iptables(warnings))
+        return {
+            family.name: iptables_load(
+                self._path(family.command + "-restore") or "",
+                after(live[family.name], self.wanted[family.name]),
+                nft or "nft",
+                others,
+            )
+            for family in FAMILIES
+            if is_there(family)
+        }
 
     def make_live(self) -> None:
         """Apply both families; again where a command door's hole has closed meanwhile, which makes places wrong."""

@@ -217,6 +217,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._files import read, w
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
 from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP
+from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
 
@@ -268,13 +269,21 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
 
 
 def hold_to_promise(module: AnsibleModule, backend: Backend, differs: bool) -> None:
-    """Judge the rules. Raises Failure where somebody would be locked out, or a stranger let in."""
+    """Judge the rules, and rehearse a change of them. Raises Failure where a promise is broken."""
     gates = read_gates(module.params["gates"], int(module.params["mark"], 16))
     found = backend.judge(gates)
     if found.problems:
         raise Failure("Nothing has been changed, because of what the rules would do. %s" % " ".join(found.problems))
-    for remark in found.remarks if differs else []:
+    if not differs:
+        return
+    for remark in found.remarks:
         module.warn(remark)
+    if gates and module.params["rehearse"] and backend.is_installed:
+        seen = rehearse(backend.loads(), gates)
+        if seen.problems:
+            raise Failure("Nothing has been changed, because a rehearsal has failed. %s" % " ".join(seen.problems))
+        for remark in ([seen.skipped] if seen.skipped else []) + seen.remarks:
+            module.warn(remark)
 
 
 def make_live(backend: Backend) -> str:
