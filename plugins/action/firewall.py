@@ -10,7 +10,11 @@ one takes the change back at once, and if that is gone too, the host does it alo
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import shlex
+import shutil
+import tempfile
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -48,8 +52,10 @@ DEFAULTS = {
 }
 """Where an argument comes from when the task does not give it: the first variable that is set."""
 
-ONLY_THIS_CONNECTION = "-o ControlMaster=no -o ControlPath=none -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-"""For ssh: a connection that shares no other one, and that notices when the network is gone."""
+A_SESSION_OF_ITS_OWN = (
+    "-o ControlMaster=auto -o ControlPersist=60s -o ControlPath=%s -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+)
+"""For ssh: one new connection for the proof and the confirmation, which notices when the network is gone."""
 
 PATIENCE = 20
 """Seconds until a host that is asked to take a change back is believed to be out of reach."""
@@ -122,10 +128,12 @@ class ActionModule(ActionBase):
             try:
                 if self._parameters["prove"] and result["changes_live"]:
                     self._prove(result)
-                self._command("confirm", token)
+                told = self._command("confirm", token)
+                if told:
+                    display.warning("%s: %s" % (self._vars.get("inventory_hostname"), told))
             finally:
                 if self._connection is not lifeline:
-                    self._connection.close()
+                    self._hang_up(self._connection)
                 self._connection = lifeline
         except (NotProven, KnockError, AnsibleError) as failure:
             answer = self._take_back(token)
@@ -223,12 +231,22 @@ class ActionModule(ActionBase):
         new = connection_loader.get(old.ansible_name, self._play_context)
         options = old.get_options()
         if "ssh_args" in options:
-            options["ssh_args"] = "%s %s" % (ONLY_THIS_CONNECTION, options["ssh_args"] or "")
+            # ssh takes the first of two values of an option; and a socket's path has to be short
+            own = A_SESSION_OF_ITS_OWN % os.path.join(tempfile.mkdtemp(prefix="knock-"), "s")
+            options["ssh_args"] = "%s %s" % (own, options["ssh_args"] or "")
         new.set_options(direct=options)
         new.set_become_plugin(old.become)
         # What the connection knows of the shell and the user does not come with its options
         new._shell = old._shell
         return new
+
+    def _hang_up(self, connection: Any) -> None:
+        """End a connection of `_new_connection`."""
+        connection.reset()
+        connection.close()
+        if "ssh_args" in connection.get_options():
+            socket = re.search(r"ControlPath=(\S+)", connection.get_option("ssh_args"))
+            shutil.rmtree(os.path.dirname(socket[1]) if socket else "", ignore_errors=True)
 
     def _command(self, *arguments: str) -> str:
         """Run the host's `knock-firewall`; raises NotProven if it fails, and Ansible's own if the host is gone."""
@@ -236,8 +254,6 @@ class ActionModule(ActionBase):
         if answer["rc"] != 0:
             what = "%s%s" % (answer.get("stderr", ""), answer["stdout"])
             raise NotProven("knock-firewall %s: %s" % (arguments[0], what.strip()))
-        if answer.get("stderr", "").strip():
-            display.warning("%s: %s" % (self._vars.get("inventory_hostname"), answer["stderr"].strip()))
         return str(answer["stdout"]).strip()
 
     def _take_back(self, token: str) -> str:

@@ -12,8 +12,8 @@ author:
 version_added: 0.1.0
 short_description: Tell the controller's own address towards a host
 description:
-  - Tells which address of its own the controller uses towards a host. Where that is not the address that the host sees, a NAT or a jump
-    host stands in between. Sends nothing.
+  - Tells which address of its own the controller uses towards a host. Where that is not the address that the host
+    sees, a NAT or a jump host stands in between. Sends nothing.
 options:
   _terms:
     description: Names or addresses of hosts.
@@ -30,7 +30,7 @@ options:
 EXAMPLES = r"""
 - name: Say that there is a NAT
   ansible.builtin.debug:
-    msg: "{{ inventory_hostname }} sees {{ seen }} in place of {{ lookup('sesame.knock.local_address', ansible_host, seen_as=seen) }}"
+    msg: "It sees {{ seen }} in place of {{ lookup('sesame.knock.local_address', ansible_host, seen_as=seen) }}"
   vars:
     seen: 198.51.100.7
 """

@@ -87,6 +87,13 @@ class Change:
                     write("%s/original/%s" % (CHANGE, os.path.basename(path)), text)
         return list(backups.values())
 
+    def unstage(self) -> None:
+        """Remove what `stage` has written; nothing has become live."""
+        for path in self._files:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(staged(path))
+        shutil.rmtree(CHANGE, ignore_errors=True)
+
     def arm(self, token: str, seconds: int) -> None:
         """Let the host end the change by itself, in a process that nothing of this connection can end."""
         resolve = [COMMAND, "resolve", token]
@@ -99,7 +106,7 @@ class Change:
                 + ["--description=Take back a change of the firewall that nobody has confirmed", *properties, *resolve]
             )
             if status != 0:
-                raise Failure("The revert cannot be armed, so nothing was changed: %s" % (err or out).strip())
+                raise Failure("The revert cannot be armed: %s" % (err or out).strip())
         else:
             # It ends by itself after the sleep: the token tells it that its change is no longer the one that waits
             detached = """setsid sh -c 'sleep "$0"; until "$@"; do sleep 5; done' "$@" </dev/null >/dev/null 2>&1 &"""

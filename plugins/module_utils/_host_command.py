@@ -63,7 +63,7 @@ finish() {
     if [ "$command" != boot ]; then # where files are loaded, and services started, after us
         if [ -e @KEEP@ ]; then sh @KEEP@ || return 1; fi
         if [ -e "$change/reload" ] && is_systemd && systemctl is-active --quiet knockd.service; then
-            systemctl reload knockd.service || echo 'knockd does not reload: see journalctl -u knockd' >&2
+            systemctl reload knockd.service || echo 'knockd does not reload: see journalctl -u knockd'
         fi
     fi
     forget

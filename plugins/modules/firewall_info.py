@@ -101,12 +101,18 @@ saved:
           description: The path.
           type: str
         summary:
-          description: One line for each rule, chain policy or set of chains that is not ours.
+          description: One line for each rule, chain policy or set of chains that is not ours and can be kept.
           type: list
           elements: str
         tables:
-          description: Table name to C(chains) (name to policy) and C(rules).
+          description: The same, table name to C(chains) (name to policy) and C(rules).
           type: dict
+        left_out:
+          description:
+            - One line for each rule or chain that was only there at the moment of saving and must not be loaded at
+              boot, such as fail2ban's bans, Docker's chains, and the hole of a knock to one of O(ports).
+          type: list
+          elements: str
 refuses:
   description:
     - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file. Our own rules do not count.
@@ -114,6 +120,71 @@ refuses:
   returned: always
   type: dict
   sample: {v4: drop, v6: ""}
+base_chains:
+  description:
+    - Filter chains at the input hook of nftables that are neither ours nor those of iptables.
+    - Each packet has to pass them too, whatever our rules say.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What messages call it.
+      type: str
+      sample: The nftables chain inet filter input
+    family:
+      description: V(ip), V(ip6) or V(inet).
+      type: str
+    table:
+      description: The table.
+      type: str
+    chain:
+      description: The chain.
+      type: str
+    priority:
+      description: Its priority.
+      type: int
+    policy:
+      description: V(accept) or V(drop).
+      type: str
+    rules:
+      description: How many rules it has.
+      type: int
+    families:
+      description: V(v4), V(v6), or both.
+      type: list
+      elements: str
+    refuses:
+      description: Those of O(ports) to which nobody gets past this chain.
+      type: list
+      elements: str
+other_iptables:
+  description:
+    - The rules of the other one of iptables-nft and iptables-legacy, by family, where it has any.
+    - Each packet has to pass these too.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What messages call it.
+      type: str
+      sample: INPUT of iptables-legacy
+    command:
+      description: The command that shows them.
+      type: str
+      sample: iptables-legacy-save
+    families:
+      description: V(v4) or V(v6), as a list.
+      type: list
+      elements: str
+    rules:
+      description: How many there are.
+      type: int
+    refuses:
+      description: Those of O(ports) to which nobody gets past them.
+      type: list
+      elements: str
 sshd_ports:
   description: The ports that C(sshd -T) names; empty where there is no sshd or it does not say.
   returned: always
@@ -145,6 +216,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sesame.knock.plugins.module_utils import _nftables
+from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
@@ -158,6 +230,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     published_by_nftables,
     refuses,
 )
+from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
 
 FAMILIES = {"v4": ("iptables", "/etc/iptables/rules.v4"), "v6": ("ip6tables", "/etc/iptables/rules.v6")}
 ENGLISH = {"LC_ALL": "C", "LANGUAGE": "C"}
@@ -187,11 +260,16 @@ class Host:
             raise RulesError("%s-save failed: %s" % (command, err.strip()))
         return parse(out)
 
-    def nftables(self) -> list[dict[str, Any]]:
-        """What `nft --json list ruleset` says of all tables; nothing where there is no nft."""
+    def native_rules(self) -> list[dict[str, Any]]:
         status, out, dummy = self.run("nft", "--json", "list", "ruleset")
-        listing: list[dict[str, Any]] = json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
-        return listing
+        return json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
+
+    def other_iptables(self, command: str) -> tuple[str, dict[str, Table]]:
+        """The -save command of the backend that `command` does not use, and what it shows."""
+        other = "nft" if "legacy" in self.run(command, "--version")[1] else "legacy"
+        save = "%s-%s-save" % (command, other)
+        status, out, dummy = self.run(save)
+        return save, parse(out) if status == 0 else {}
 
 
 def saved_rules(path: str) -> dict[str, Table]:
@@ -214,11 +292,23 @@ def summary_of(tables: dict[str, Table]) -> list[str]:
     return lines
 
 
+def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
+    found = []
+    for family, (command, dummy) in FAMILIES.items():
+        save, tables = host.other_iptables(command)
+        rules = sum(len(table.rules) for table in tables.values())
+        refused = refused_by(tables.get("filter"), ports)
+        if rules or refused:
+            name = "INPUT of " + save.replace("-save", "")
+            found.append({"name": name, "command": save, "families": [family], "rules": rules, "refuses": refused})
+    return found
+
+
 def published_ports(
-    host: Host, live: dict[str, dict[str, Table]], listing: list[dict[str, Any]], ports: list[Ports]
+    host: Host, live: dict[str, dict[str, Table]], native: list[dict[str, Any]], ports: list[Ports]
 ) -> list[dict[str, str]]:
     found = [item for family in live.values() for item in published(family.get("nat"), ports)]
-    found += published_by_nftables(listing, ports)
+    found += published_by_nftables(native, ports)
     return [
         {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
         for item in found
@@ -276,10 +366,10 @@ def suggested_backend(host: Host, ours: list[str]) -> str:
 
 def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
+    native = host.native_rules()
     files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
-    saved = {name: foreign(tables) for name, tables in files.items()}
-    listing = host.nftables()
-    ours = backends_of_ours([*live.values(), *files.values()], listing)
+    saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
+    ours = backends_of_ours([*live.values(), *files.values()], native)
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
@@ -288,22 +378,29 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
         "ours": ours,
         "nftables": {
             "tools": host.has("nft"),
-            "refuses": {"v4": _nftables.refuses(listing, "ip"), "v6": _nftables.refuses(listing, "ip6")},
+            "refuses": {"v4": _nftables.refuses(native, "ip"), "v6": _nftables.refuses(native, "ip6")},
         },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
-        "published": published_ports(host, live, listing, ports),
+        "published": published_ports(host, live, native, ports),
         "saved": {
             name: {
                 "file": FAMILIES[name][1],
-                "summary": summary_of(tables),
-                "tables": {table: {"chains": t.chains, "rules": t.rules} for table, t in tables.items()},
+                "summary": summary_of(kept),
+                "tables": {table: {"chains": t.chains, "rules": t.rules} for table, t in kept.items()},
+                "left_out": left_out,
             }
-            for name, tables in saved.items()
+            for name, (kept, left_out) in saved.items()
         },
         "refuses": {
-            name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES
+            name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].kept.get("filter"))
+            for name in FAMILIES
         },
+        "base_chains": [
+            {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
+            for chain in base_chains(native, ports)
+        ],
+        "other_iptables": other_iptables(host, ports),
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

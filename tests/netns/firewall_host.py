@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..unit.firewall.rendering import CHECKOUT, host_with, render
+import pytest
+
+from ..unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
 from .administrator import ByIptables, ByNft
 from .lab import Lab, eventually, run
 
@@ -91,14 +93,33 @@ class FirewallHost:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    def python(self, script: str, *through: str) -> tuple[str, ...]:
+        """The command that runs a script which imports our module_utils; `through` is one that ends by becoming it."""
+        path = "PYTHONPATH=%s" % self.collections
+        return self.command(*through, "env", path, "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", script)
+
     def apply(
-        self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any
+        self,
+        check: bool = False,
+        revert_after: int = 600,
+        guard: bool = False,
+        rehearse: bool = False,
+        **variables: Any,
     ) -> dict[str, Any]:
-        """The role's candidate for these variables, made live."""
+        """The role's candidate for these variables, judged and made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
         rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
         text = render("guard.conf.j2", info, **variables) if guard else None
-        return self.module("firewall", check, state="applied", guard=text, revert_after=revert_after, **rules)
+        return self.module(
+            "firewall",
+            check,
+            state="applied",
+            guard=text,
+            revert_after=revert_after,
+            rehearse=rehearse,
+            gates=evaluate("__knock_firewall_gates", info, **variables),
+            **rules,
+        )
 
     def play(self, *steps: str, **variables: Any) -> str:
         """What ansible-playbook says when it runs these tasks files of the role on the host itself."""
@@ -128,11 +149,18 @@ class FirewallHost:
     def revert(self) -> dict[str, Any]:
         return self.module("firewall", state="reverted")
 
-    def reboot(self) -> None:
-        """What a boot does: no rule is left, nothing in /run is left; our unit runs, then the one that loads rules."""
+    def reboot(self, loads: bool = True) -> None:
+        """What a boot does: no rule is left, nothing in /run is left; our units run around the one that loads rules.
+
+        `loads` says whether that one shall succeed.
+        """
         self.admin.lose_all()
         self.sh("rm -rf /run/knock_firewall; knock-firewall boot")
-        self.admin.load_saved()
+        if loads:
+            self.admin.load_saved()
+        else:
+            with pytest.raises(AssertionError):
+                self.admin.load_saved()
         self.sh("knock-firewall check")
 
     def rules(self) -> str:

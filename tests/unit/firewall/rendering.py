@@ -28,6 +28,8 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
             for family, tables in saved.items()
         },
         "refuses": {family: refuses(tables.get("filter")) for family, tables in saved.items()},
+        "base_chains": [],
+        "other_iptables": [],
         "backend": "iptables",
         "ours": [],
         "nftables": {"tools": True, "refuses": {"v4": "", "v6": ""}},
