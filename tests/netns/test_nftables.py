@@ -125,3 +125,38 @@ def test_check_mode_of_a_host_without_nft_says_what_would_change(host: FirewallH
     answer = host.module("firewall", check=True, state="applied", rules_nft=text)
     assert answer["changed"], answer
     assert "nft is missing" in host.module("firewall", state="applied", rules_nft=text)["msg"]
+
+
+# --- the rehearsal ---------------------------------------------------------------------------------------------------
+
+
+def test_the_candidate_is_rehearsed_beside_the_owners_tables(host: FirewallHost) -> None:
+    host.admin.have_rules()
+    answer = host.apply(**ALLOW, rehearse=True, knock_firewall_escape_port=2222)
+    assert answer["armed"], answer
+    assert not answer.get("warnings")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("ip6 saddr %s/128 accept" % CLIENT6, "IPv6"),
+        ("tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset", "stranger"),
+        ("meta mark & 0x1000 == 0x1000 accept", "knock"),
+        ('iif "lo" accept', "host itself"),
+    ],
+)
+def test_a_candidate_that_forgets_a_line_is_never_applied(host: FirewallHost, line: str, complaint: str) -> None:
+    before = host.rules()
+    answer = host.apply(**ALLOW, rehearse=True, without=line)
+    assert answer["failed"]
+    assert "a rehearsal has failed" in answer["msg"]
+    assert complaint in answer["msg"]
+    assert host.rules() == before
+
+
+def test_an_owners_chain_that_drops_all_is_seen_in_the_rehearsal(host: FirewallHost) -> None:
+    host.sh("nft add table inet mine; nft 'add chain inet mine in { type filter hook input priority 0; policy drop; }'")
+    answer = host.apply(**ALLOW, rehearse=True)
+    assert "a rehearsal has failed" in answer["msg"]
+    assert "Without the rules of others this is not so" in answer["msg"]
