@@ -27,6 +27,7 @@ from ._scratch import (
     Refused,
     Scratch,
     allow_many_sockets,
+    by_nft,
     complaint,
     execute,
     tool,
@@ -177,9 +178,9 @@ class Stage(NamedTuple):
         return mark
 
     @property
-    def nft(self) -> str:
-        """Sets marks; empty where it is missing."""
-        return tool("nft")
+    def nft(self) -> list[str]:
+        """Reads nft's language, and sets marks; empty where nothing here can."""
+        return by_nft()
 
 
 def _set_the_stage(family: str, gates: Sequence[Gate]) -> Stage:
@@ -195,8 +196,8 @@ def _rehearse_family(family: str, load: Load, gates: Sequence[Gate]) -> Rehearsa
     remarks = []
     if not stage.nft:
         remarks.append(
-            "%s: no mark was rehearsed, neither an admitted knocker's nor another program's: the command nft is "
-            "missing (package nftables)." % stage.name
+            "%s: no mark was rehearsed, neither an admitted knocker's nor another program's: the package "
+            "python3-nftables is missing." % stage.name
         )
     reason = ""
     findings: list[Finding] = []
@@ -412,7 +413,7 @@ class _Trial:
         return took
 
     def _nft(self, text: str) -> None:
-        done = self._scratch.run([self._stage.nft, "-f", "-"], text)
+        done = self._scratch.run(self._stage.nft, text)
         if done.returncode != 0:
             raise Cannot("the kernel refuses the marks of a rehearsal: nft: %s" % complaint(done))
 

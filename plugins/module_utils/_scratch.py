@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -106,6 +107,24 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, str]:
 def tool(name: str) -> str:
     """The path of a program of the host; empty if it is missing."""
     return shutil.which(name, path=os.environ.get("PATH", "") + _SYSTEM_PATH) or ""
+
+
+_LIBRARY = """\
+import sys
+import nftables
+status, _output, error = nftables.Nftables().cmd(sys.stdin.read())
+sys.exit(error if status else 0)
+"""
+
+
+@functools.cache
+def by_nft() -> list[str]:
+    """A command that reads nft's language: nft, or else the library of our daemon; empty if there is neither."""
+    if tool("nft"):
+        return [tool("nft"), "-f", "-"]
+    python = [tool("python3"), "-I", "-c"]
+    has_library = python[0] and execute([*python, "import nftables"]).returncode == 0
+    return [*python, _LIBRARY] if has_library else []
 
 
 def execute(argv: Sequence[str], text: str = "", keep: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
