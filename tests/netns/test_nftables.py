@@ -69,6 +69,32 @@ def test_a_second_backend_beside_ours_stops_the_play(host: FirewallHost) -> None
     assert "failed=0" in said, said
 
 
+def test_a_good_host_is_closed_by_the_role_and_a_second_run_changes_nothing(host: FirewallHost) -> None:
+    host.sh("mkdir -p /run/sshd")
+    variables: dict[str, Any] = {**ALLOW, "knock_firewall_prove": False}
+    said = host.play("variables", "preflight", "commit", **variables)
+    assert "failed=0" in said, said
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert host.saved() == ["/etc/knock_firewall.nft"]
+    assert "changed=0" in host.play("variables", "preflight", "commit", **variables)
+
+
+@pytest.mark.parametrize("backend", ["auto", "nftables"])
+def test_doors_that_call_iptables_get_iptables(host: FirewallHost, backend: str) -> None:
+    host.sh("mkdir -p /run/sshd")
+    said = host.play(
+        "preflight",
+        **ALLOW,
+        knock_firewall_prove=False,
+        knock_firewall_backend=backend,
+        knockd_preset="open_close_commands",
+    )
+    if backend == "auto":
+        assert "failed=0" in said, said
+    else:
+        assert "cannot overrule our table of nftables" in " ".join(said.split())
+
+
 # --- tables of others ------------------------------------------------------------------------------------------------
 
 
