@@ -98,6 +98,11 @@ refuses:
   returned: always
   type: dict
   sample: {v4: drop, v6: ""}
+allowed:
+  description: The networks that our live rules let through to O(ports) without a knock, by family.
+  returned: always
+  type: dict
+  sample: {v4: [198.18.0.7/32], v6: []}
 base_chains:
   description:
     - Filter chains at the input hook of nftables that are neither ours nor those of iptables.
@@ -204,6 +209,8 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     published,
     published_by_nftables,
     refuses,
+    value_of,
+    words_of,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
 
@@ -237,7 +244,7 @@ class Host:
 
     def native_rules(self) -> list[dict[str, Any]]:
         status, out, dummy = self.run("nft", "--json", "list", "ruleset")
-        return json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
+        return json.loads(out, strict=False).get("nftables", []) if status == 0 and out.strip() else []
 
     def other_iptables(self, command: str) -> tuple[str, dict[str, Table]]:
         """The -save command of the backend that `command` does not use, and what it shows."""
@@ -255,6 +262,12 @@ def saved_rules(path: str) -> dict[str, Table]:
         return {}
     except RulesError as error:
         raise RulesError("%s cannot be read: %s" % (path, error)) from error
+
+
+def allowed(tables: dict[str, Table]) -> list[str]:
+    """The sources that the chain for the protected ports names."""
+    rules = tables.get("filter", Table()).rules_of("KNOCK-ADMIT")
+    return [source for source in (value_of(words_of(rule), "-s") for rule in rules) if source]
 
 
 def summary_of(tables: dict[str, Table]) -> list[str]:
@@ -342,6 +355,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].kept.get("filter"))
             for name in FAMILIES
         },
+        "allowed": {name: allowed(tables) for name, tables in live.items()},
         "base_chains": [
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)
