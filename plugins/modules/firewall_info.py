@@ -43,6 +43,28 @@ tools:
   description: Whether iptables, ip6tables and netfilter-persistent are installed.
   returned: always
   type: bool
+backend:
+  description:
+    - Which firewall suits the host, V(iptables) or V(nftables).
+    - V(nftables) where our rules are of nftables, or there is no iptables but nftables.service runs or is enabled.
+  returned: always
+  type: str
+ours:
+  description: The backends, V(iptables) or V(nftables), that hold rules of ours, live or saved.
+  returned: always
+  type: list
+  elements: str
+nftables:
+  description: What is known for the backend V(nftables).
+  returned: always
+  type: dict
+  contains:
+    tools:
+      description: Whether nft is installed.
+      type: bool
+    refuses:
+      description: The same as RV(refuses), for the input chains of others in all tables of nftables.
+      type: dict
 ufw:
   description: Whether ufw is active.
   returned: always
@@ -193,10 +215,12 @@ sshd_socket:
 """
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
@@ -204,6 +228,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     RulesError,
     Table,
     foreign,
+    has_own,
     parse,
     parse_ports,
     published,
@@ -257,17 +282,33 @@ class Host:
 def saved_rules(path: str) -> dict[str, Table]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return foreign(parse(file.read()))
+            return parse(file.read())
     except FileNotFoundError:
         return {}
     except RulesError as error:
         raise RulesError("%s cannot be read: %s" % (path, error)) from error
 
 
-def allowed(tables: dict[str, Table]) -> list[str]:
-    """The sources that the chain for the protected ports names."""
-    rules = tables.get("filter", Table()).rules_of("KNOCK-ADMIT")
-    return [source for source in (value_of(words_of(rule), "-s") for rule in rules) if source]
+def allowed(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The sources that our chains for the protected ports name, by family; of the two backends one has such chains."""
+    found: dict[str, list[str]] = {}
+    for name, tables in live.items():
+        rules = tables.get("filter", Table()).rules_of("KNOCK-ADMIT")
+        found[name] = [source for source in (value_of(words_of(rule), "-s") for rule in rules) if source]
+    for rule in (entry["rule"] for entry in native if "rule" in entry):
+        if (rule["family"], rule["table"], rule["chain"]) == (_nftables.FAMILY, _nftables.NAME, "admit"):
+            for match in (step["match"] for step in rule["expr"] if "match" in step):
+                payload = match["left"].get("payload", {})
+                if payload.get("field") == "saddr":
+                    found["v4" if payload["protocol"] == "ip" else "v6"].append(network_of(match["right"]))
+    return found
+
+
+def network_of(value: Any) -> str:
+    """A network of the listing of nft, as iptables-save spells it."""
+    if isinstance(value, dict):
+        return "%s/%d" % (value["prefix"]["addr"], value["prefix"]["len"])
+    return "%s/%d" % (value, 128 if ":" in value else 32)
 
 
 def summary_of(tables: dict[str, Table]) -> list[str]:
@@ -331,14 +372,43 @@ def is_protected(port: int, protected: list[Ports]) -> bool:
     return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
 
 
+def backends_of_ours(families: list[dict[str, Table]], listing: list[dict[str, Any]]) -> list[str]:
+    """Which backends hold rules of ours, live or saved."""
+    found = ["iptables"] if any(has_own(tables) for tables in families) else []
+    is_live = any(
+        (entry["table"]["family"], entry["table"]["name"]) == (_nftables.FAMILY, _nftables.NAME)
+        for entry in listing
+        if "table" in entry
+    )
+    return found + (["nftables"] if is_live or os.path.exists(_nftables.FILE) else [])
+
+
+def suggested_backend(host: Host, ours: list[str]) -> str:
+    """What we have stays, also if the other one is installed later. nftables itself only where its owner uses it so."""
+    if ours:
+        return ours[-1]
+    if host.has("iptables-restore"):
+        return "iptables"
+    uses = host.runs_unit("nftables.service") or host.run("systemctl", "is-enabled", "nftables.service")[0] == 0
+    return "nftables" if host.has("nft") and uses else "iptables"
+
+
 def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
     native = host.native_rules()
-    saved = {name: sort(saved_rules(path), ports) for name, (dummy, path) in FAMILIES.items()}
+    files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
+    ours = backends_of_ours([*live.values(), *files.values()], native)
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
+        "backend": suggested_backend(host, ours),
+        "ours": ours,
+        "nftables": {
+            "tools": host.has("nft"),
+            "refuses": {"v4": _nftables.refuses(native, "ip"), "v6": _nftables.refuses(native, "ip6")},
+        },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
         "published": published_ports(host, live, native, ports),
@@ -355,7 +425,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].kept.get("filter"))
             for name in FAMILIES
         },
-        "allowed": {name: allowed(tables) for name, tables in live.items()},
+        "allowed": allowed(live, native),
         "base_chains": [
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)
