@@ -51,6 +51,7 @@ class FirewallHost:
         self.collections = directory / "collections"
         (self.collections / "ansible_collections" / "sesame").mkdir(parents=True)
         (self.collections / "ansible_collections" / "sesame" / "knock").symlink_to(CHECKOUT)
+        self.backend_name = backend
         self.admin = ByNft(self.sh) if backend == "native" else ByIptables(self.sh)
         mounts = directory / "host"
         mounts.mkdir()
@@ -104,11 +105,16 @@ class FirewallHost:
         revert_after: int = 600,
         guard: bool = False,
         rehearse: bool = False,
+        without: str = "",
         **variables: Any,
     ) -> dict[str, Any]:
-        """The role's candidate for these variables, judged and made live."""
+        """The role's candidate for these variables, or one that forgets a line, judged and made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
         rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
+        if without:
+            whole = dict(rules)
+            rules = {name: "".join(w for w in t.splitlines(True) if w.strip() != without) for name, t in whole.items()}
+            assert rules != whole, whole
         text = render("guard.conf.j2", info, **variables) if guard else None
         return self.module(
             "firewall",
