@@ -29,7 +29,7 @@ options:
   state:
     description:
       - V(present) applies, proves and confirms. Where live rules and files are as wanted, nothing is armed and proven.
-      - V(applied) makes the rules live and arms the revert, V(confirmed) keeps them: for a proof of your own.
+      - V(applied) makes the rules live and arms the revert, V(confirmed) keeps them, for a proof of your own.
       - V(reverted) puts back what was before V(applied), now; does nothing after V(confirmed).
       - V(absent) removes our chains, live and from the files, with all that this module has put on the host. The files
         of before the first change come back. Rules of others stay.

@@ -41,17 +41,12 @@ def walled(lab: Lab) -> Lab:
     return lab
 
 
-def skip_unless_about(request: pytest.FixtureRequest) -> None:
-    """Not every test has a meaning where nftables itself is the firewall."""
-    reason = request.node.get_closest_marker("iptables_only")
-    if reason and request.param == "native":
-        pytest.skip("nftables: " + reason.args[0])
-
-
 @pytest.fixture(params=BACKENDS)
 def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
     """The server with sshd, no rules of ours yet, and one of the two iptables, or neither."""
-    skip_unless_about(request)
+    reason = request.node.get_closest_marker("iptables_only")
+    if reason and request.param == "native":
+        pytest.skip("nftables: " + reason.args[0])
     made = FirewallHost(lab, tmp_path, request.param)
     try:
         yield made
