@@ -1,0 +1,189 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One fault on one host, from its boot to its last check."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+from . import controller
+from .checks import Outcome, Reached, Rules, is_settled, leftovers_of, reach, rules_of, secrets_of
+from .hosts import Client, Host, Watch, Wire
+from .traps import NeverReached, Trap
+
+if TYPE_CHECKING:
+    from .faults import Fault
+
+CLOSE = "play_close.yml"
+GRACE = 1.5
+"""Seconds that a client may need to see that a host is back."""
+SETTLES = controller.DEADLINE + 20
+"""Seconds after which nothing may be under way any more."""
+
+
+class Case:
+    """What the injection of a fault works with."""
+
+    def __init__(
+        self, fault: Fault, host: Host, wire: Wire, log: Path, before: Rules, after: Rules, more: dict[str, Any]
+    ) -> None:
+        self.fault = fault
+        self.host = host
+        self.wire = wire
+        self.log = log
+        self.before = before
+        self.after = after
+        self.more = more
+        """What the change is, in variables of the role."""
+        self.outcome = Outcome()
+        self._down: list[tuple[float, float]] = []
+        self._trap: Trap | None = None
+
+    # --- what an injection calls ---
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[controller.Play]:
+        """Run the play up to the fault's step; what happens there is up to the caller. Afterwards all goes on."""
+        with self.play() as play:
+            self.hold(play)
+            yield play
+            self.release(play)
+            play.wait()
+
+    def play(self, **more: Any) -> contextlib.AbstractContextManager[controller.Play]:
+        return controller.play(self.host, CLOSE, self.log, **{**self.more, **more})
+
+    def hold(self, play: controller.Play) -> int:
+        """Wait until the play has come to the step; returns what is held on the host, or 0."""
+        step = self.fault.step
+        self._trap = Trap(self.host, step.moments, step.number)
+        process = 0
+        try:
+            process = self._trap.wait()
+        except NeverReached as error:
+            raise AssertionError("%s: %s" % (error, play.tail())) from None
+        if step.then_next_connection:
+            play.hold()
+            self._trap.release()
+            play.wait_held()
+        self.outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
+        return process
+
+    def release(self, play: controller.Play | None = None) -> None:
+        if play:
+            play.release()
+        if self._trap:
+            self._trap.release()
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Nobody can be expected to get in meanwhile."""
+        begin = time.time()
+        yield
+        self._down.append((begin - GRACE, time.time() + GRACE))
+
+    def settle(self) -> None:
+        """Wait until no change is under way."""
+        deadline = time.monotonic() + SETTLES
+        while not is_settled(self.host):
+            if time.monotonic() > deadline:
+                self.outcome.problems.append("a change is still under way after %d s" % SETTLES)
+                return
+            time.sleep(0.3)
+
+    # --- the whole ---
+
+    def run(self, image: str, key: str, allowed: Client, stranger: Client) -> Outcome:
+        self.host.boot(image, key, *self.fault.options)
+        try:
+            with Watch(stranger, self.host) as outside, Watch(allowed, self.host) as inside:
+                began = time.time()
+                self.fault.strike(self)
+                self.settle()
+                self._judge(outside, inside, allowed, began)
+        finally:
+            self.host.remove()
+        return self.outcome
+
+    def _judge(self, outside: Watch, inside: Watch, allowed: Client, began: float) -> None:
+        outcome, fault = self.outcome, self.fault
+        settled = time.time()
+        rules = rules_of(self.host)
+        outcome.now = reach(self.host, allowed, outside)
+        left = leftovers_of(self.host)
+        outcome.problems += ["left behind: %s" % name for name in left]
+        outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
+        with self.down():
+            self.host.reboot()
+        rebooted = rules_of(self.host)
+        outcome.rebooted = reach(self.host, allowed, outside)
+        ended = time.time()
+
+        outcome.happened = self._what(rules)
+        if outcome.happened not in fault.accepted():
+            outcome.problems.append("expected: %s, but it is %s" % (fault.expected, outcome.happened))
+        outcome.agree = rules.agree() and rules == rebooted
+        if not outcome.agree:
+            outcome.problems.append("rules now, on disk and after a reboot differ:\n%s" % differences(rules, rebooted))
+        closed = bool(rules.disk[0] or rules.disk[1])
+        for when, seen in (("", outcome.now), (" after a reboot", outcome.rebooted)):
+            outcome.problems += [problem + when for problem in wrong_with(seen, closed)]
+        # Whoever was shut out before, or is now, never gets in; the allowlist always does
+        for address, answer in outside.since(began if fault.start == "closed" else settled, ended):
+            if closed and answer == "open":
+                outcome.problems.append("for a moment, a stranger got in to %s" % address)
+                break
+        missed = [
+            "%s at %s" % (answer, address)
+            for when, address, answer in inside.seen
+            if answer != "open" and not any(begin <= when <= end for begin, end in self._down)
+        ]
+        if missed:
+            outcome.problems.append("the allowlist was shut out %d times: %s" % (len(missed), sorted(set(missed))))
+
+    def _what(self, rules: Rules) -> str:
+        if rules == self.after:
+            return "kept"
+        if rules == self.before:
+            return "as before"
+        if rules == self.after.replaced(controller.MORE[0], controller.OTHER[0]).replaced(
+            controller.MORE[1], controller.OTHER[1]
+        ):
+            return "kept, the other's"
+        return "neither the old rules nor the new ones"
+
+
+def wrong_with(seen: Reached, closed: bool) -> list[str]:
+    """What may not be."""
+    problems = []
+    for family, knock, allowlist, strangers in zip(("IPv4", "IPv6"), seen.knock, seen.allowlist, seen.strangers):
+        if not knock:
+            problems.append("a knock does not let in over %s" % family)
+        if not allowlist:
+            problems.append("the allowlist is shut out over %s" % family)
+        if strangers not in (("refused", "silent") if closed else ("open",)):
+            problems.append("strangers see %s over %s" % (strangers or "nothing", family))
+    return problems
+
+
+def differences(now: Rules, rebooted: Rules) -> str:
+    """For the person who reads a failed test."""
+    lines = []
+    for number, family in enumerate(("v4", "v6")):
+        sets = {
+            "now": now.live[number],
+            "on disk": now.disk[number],
+            "rebooted": rebooted.live[number],
+            "on disk after the reboot": rebooted.disk[number],
+        }
+        for line in sorted({line for lines in sets.values() for line in lines}):
+            there = [name for name, lines in sets.items() if line in lines]
+            if len(there) < len(sets):
+                lines.append("%s %s: only %s" % (family, line, " and ".join(there)))
+    if now.guard != rebooted.guard:
+        lines.append("the guard has changed by a reboot")
+    return "\n".join(lines) or "in their order"
