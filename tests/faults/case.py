@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Iterator
 
 from . import controller
 from .checks import Outcome, Reached, Rules, is_settled, leftovers_of, reach, rules_of, secrets_of
-from .hosts import Client, Host, Watch, Wire
+from .hosts import Host, Watch, small_disk
 from .traps import NeverReached, Trap
 
 if TYPE_CHECKING:
     from .faults import Fault
+    from .site import Change, Site
 
 CLOSE = "play_close.yml"
 GRACE = 1.5
@@ -29,16 +30,16 @@ class Case:
     """What the injection of a fault works with."""
 
     def __init__(
-        self, fault: Fault, host: Host, wire: Wire, log: Path, before: Rules, after: Rules, more: dict[str, Any]
+        self, fault: Fault, host: Host, site: Site, log: Path, before: Rules, change: Change, other: Change
     ) -> None:
         self.fault = fault
         self.host = host
-        self.wire = wire
+        self.site = site
         self.log = log
         self.before = before
-        self.after = after
-        self.more = more
-        """What the change is, in variables of the role."""
+        self.change = change
+        self.other = other
+        """What another controller wants."""
         self.outcome = Outcome()
         self._down: list[tuple[float, float]] = []
         self._trap: Trap | None = None
@@ -54,8 +55,15 @@ class Case:
             self.release(play)
             play.wait()
 
-    def play(self, **more: Any) -> contextlib.AbstractContextManager[controller.Play]:
-        return controller.play(self.host, CLOSE, self.log, **{**self.more, **more})
+    def play(self) -> contextlib.AbstractContextManager[controller.Play]:
+        return controller.play(self.host, CLOSE, self.log, **self.change.variables)
+
+    def play_of_the_other(self) -> contextlib.AbstractContextManager[controller.Play]:
+        return controller.play(self.host, CLOSE, self.log.with_suffix(".other.log"), **self.other.variables)
+
+    def rerun(self) -> None:
+        """The play again, without a fault."""
+        controller.succeed(self.host, CLOSE, self.log, **self.change.variables)
 
     def hold(self, play: controller.Play) -> int:
         """Wait until the play has come to the step; returns what is held on the host, or 0."""
@@ -95,22 +103,33 @@ class Case:
                 return
             time.sleep(0.3)
 
+    def look(self) -> None:
+        """While a fault lasts: who gets in has to be the same as ever."""
+        self.outcome.problems += [
+            "%s while the fault lasts" % problem
+            for problem in wrong_with(reach(self.host, self.site.allowed, self._outside), closed=True)
+        ]
+
     # --- the whole ---
 
-    def run(self, image: str, key: str, allowed: Client, stranger: Client) -> Outcome:
-        self.host.boot(image, key, *self.fault.options)
-        try:
-            with Watch(stranger, self.host) as outside, Watch(allowed, self.host) as inside:
-                began = time.time()
-                self.fault.strike(self)
-                self.settle()
-                self._judge(outside, inside, allowed, began)
-        finally:
-            self.host.remove()
+    def run(self) -> Outcome:
+        with small_disk(self.host, self.fault.disk, self.site.image(self.fault.start)) as options:
+            self.host.boot(self.site.image(self.fault.start), self.site.key, *options)
+            try:
+                with (
+                    Watch(self.site.stranger, self.host) as self._outside,
+                    Watch(self.site.allowed, self.host) as inside,
+                ):
+                    began = time.time()
+                    self.fault.strike(self)
+                    self.settle()
+                    self._judge(self._outside, inside, began)
+            finally:
+                self.host.remove()
         return self.outcome
 
-    def _judge(self, outside: Watch, inside: Watch, allowed: Client, began: float) -> None:
-        outcome, fault = self.outcome, self.fault
+    def _judge(self, outside: Watch, inside: Watch, began: float) -> None:
+        outcome, fault, allowed = self.outcome, self.fault, self.site.allowed
         settled = time.time()
         rules = rules_of(self.host)
         outcome.now = reach(self.host, allowed, outside)
@@ -146,13 +165,11 @@ class Case:
             outcome.problems.append("the allowlist was shut out %d times: %s" % (len(missed), sorted(set(missed))))
 
     def _what(self, rules: Rules) -> str:
-        if rules == self.after:
+        if rules == self.change.rules:
             return "kept"
         if rules == self.before:
             return "as before"
-        if rules == self.after.replaced(controller.MORE[0], controller.OTHER[0]).replaced(
-            controller.MORE[1], controller.OTHER[1]
-        ):
+        if rules == self.other.rules:
             return "kept, the other's"
         return "neither the old rules nor the new ones"
 

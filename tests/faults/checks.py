@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to hold after a fault: who gets in, from where, and whether the rules of now, on disk and of the next boot agree."""
+"""What has to hold after a fault: who gets in, and that the rules of now, on disk and of the next boot agree."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ Everything has a label, so that `make clean` finds what a kill has left.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import subprocess
-import tarfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "sesame-faults"
@@ -69,17 +69,6 @@ class Machine:
         command = ("docker", "exec", self.name, *command)
         return subprocess.run(command, capture_output=True, timeout=timeout).returncode == 0
 
-    def put(self, directory: str, **files: bytes) -> None:
-        """Write files into a folder; names have _ for a point before their ending."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for name, content in files.items():
-                entry = tarfile.TarInfo(name.replace("_", "."))
-                entry.size, entry.mode = len(content), 0o644
-                archive.addfile(entry, io.BytesIO(content))
-        command = ["docker", "cp", "-", "%s:%s" % (self.name, directory)]
-        subprocess.run(command, input=packed.getvalue(), check=True, capture_output=True)
-
     def remove(self) -> None:
         remove("container", self.name)
 
@@ -92,7 +81,7 @@ class Host(Machine):
     ipv6: str
 
     def boot(self, image: str, key: str, *options: str) -> None:
-        """Start it from an image, with what systemd and a firewall need and no more, as molecule/shared/create.yml does."""
+        """Start it, with what systemd and a firewall need and no more, as molecule/shared/create.yml does."""
         self.remove()
         docker(
             *("run", "--detach", "--name", self.name, "--hostname", self.name, "--label", LABEL),
@@ -149,6 +138,28 @@ class Wire:
         self.machine.run("ip", "link", "set", self._end(host), "up")
 
 
+@contextlib.contextmanager
+def small_disk(host: Host, folder: str, image: str) -> Iterator[tuple[str, ...]]:
+    """Options for `boot` that put a folder on a disk of its own, with little space; none for no folder."""
+    if not folder:
+        yield ()
+        return
+    volume = Machine(host.name + "-disk")
+    remove("container", volume.name)
+    remove("volume", volume.name)
+    options = ("--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=512k")
+    docker("volume", "create", "--label", "sesame.knock=volume", *options, volume.name)
+    try:
+        # Somebody has to hold it, or a reboot would empty it
+        mount = ("--volume", "%s:/disk:nocopy" % volume.name, "--network", "none", "--entrypoint", "sleep")
+        docker("run", "--detach", "--init", "--name", volume.name, "--label", LABEL, *mount, image, "infinity")
+        yield ("--volume", "%s:%s" % (volume.name, folder))
+    finally:
+        host.remove()
+        volume.remove()
+        remove("volume", volume.name)
+
+
 # Looks at port 22 of two addresses, and never lets sshd accept anything (see plugins/module_utils/_knocker.py).
 WATCH = """
 import os, select, socket, struct, sys, threading, time
@@ -188,8 +199,8 @@ class Watch:
     """What a client sees at port 22 of a host, all the time: `with Watch(client, host) as seen`."""
 
     def __init__(self, client: Machine, host: Host) -> None:
-        self._command = ("docker", "exec", "--interactive", client.name, "python3", "-c")
-        self._command += (WATCH.replace("GAP", str(GAP)), host.ipv4, host.ipv6)
+        command = ("docker", "exec", "--interactive", client.name, "python3", "-c", WATCH.replace("GAP", str(GAP)))
+        self._command = (*command, host.ipv4, host.ipv6)
         self.seen: list[tuple[float, str, str]] = []
         """When, at which address, what: `open`, `refused`, `silent` or `unreachable`."""
 
@@ -222,7 +233,20 @@ class Client(Machine):
     def start(self, image: str, ipv4: str, ipv6: str) -> None:
         self.remove()
         network = ("--network", NETWORK, "--ip", ipv4, "--ip6", ipv6, "--sysctl", "net.ipv6.conf.all.disable_ipv6=0")
-        docker("run", "--detach", "--init", "--name", self.name, "--label", LABEL, *network, "--entrypoint", "sleep", image, "infinity")
+        docker(
+            "run",
+            "--detach",
+            "--init",
+            "--name",
+            self.name,
+            "--label",
+            LABEL,
+            *network,
+            "--entrypoint",
+            "sleep",
+            image,
+            "infinity",
+        )
 
     def logs_in(self, address: str) -> bool:
         """A whole login, without a knock."""

@@ -42,7 +42,7 @@ class Trap:
         lines = "".join(line + "\n" for line in (str(number), *moments))
         # Renamed by a shell of the host, so that nothing sees half of it
         self.host.run(
-            *("sh", "-c", "rm -rf {0} && mkdir -m 0777 {0} && cat >{0}/new && mv {0}/new {0}/trap".format(DIRECTORY)),
+            *("sh", "-c", "rm -rf $0 && mkdir -m 0777 $0 && cat >$0/new && mv $0/new $0/trap", DIRECTORY),
             text=lines,
         )
 
@@ -61,4 +61,4 @@ class Trap:
 
     def release(self) -> None:
         """Let it go on, and hold nothing any more."""
-        self.host.shell("rm -f {0}/trap; [ ! -d {0} ] || touch {0}/go".format(DIRECTORY))
+        self.host.run("sh", "-c", "rm -f $0/trap; [ ! -d $0 ] || touch $0/go", DIRECTORY)

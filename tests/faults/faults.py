@@ -1,0 +1,149 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The faults: what happens, at which step of a change, and what has to come of it. Read it as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+from . import strikes
+from .case import Case
+
+CHANGE = "/var/lib/knock_firewall/change"
+
+
+class Step(NamedTuple):
+    """A moment of a change, in the order of a change."""
+
+    name: str
+    moments: tuple[str, ...] = ()
+    """What the host is held at; see trap.c."""
+    settles: str = ""
+    """What becomes of the change if nobody comes back from here: `never began`, `undone` or `kept`."""
+    number: int = 1
+    then_next_connection: bool = False
+    """The host goes on, and the controller is held before it connects again."""
+
+
+BOTH_LIVE = ("after run ip6tables-restore -w 10 --noflush /*",)
+SAVED = Step("before the journal", ("before move %s/token" % CHANGE,), "never began")
+STAGED = Step("files staged, timer not set", ("before run systemd-run *knock-firewall-revert*",), "never began")
+TIMED = Step("timer set, journal not armed", ("after run systemd-run *knock-firewall-revert*",), "never began")
+ARMED = Step("journal armed", ("after move %s/armed" % CHANGE,), "undone")
+V4_LIVE = Step("IPv4 live, IPv6 not", ("after run iptables-restore -w 10 --noflush /*",), "undone")
+LIVE = Step("both live", BOTH_LIVE, "undone")
+CONNECTING = Step("before the new connection", BOTH_LIVE, "undone", then_next_connection=True)
+LOGGING_IN = Step("new connection, no login yet", ("before run sshd -D -R*", "before run sshd-session*"), "undone")
+CONFIRMING = Step("confirming, nothing marked", ("before move %s/confirmed" % CHANGE,), "undone")
+CONFIRMED = Step("journal confirmed", ("after move %s/confirmed" % CHANGE,), "kept")
+V4_SAVED = Step("rules.v4 saved, rules.v6 not", ("after move /etc/iptables/rules.v4",), "kept")
+V6_SAVED = Step("both saved, guard not", ("after move /etc/iptables/rules.v6",), "kept")
+GUARD_SAVED = Step("guard saved, daemon not told", ("before run systemctl reload knockd.service",), "kept")
+FORGOTTEN = Step("journal gone, timer not", ("after move /var/lib/knock_firewall/done",), "kept")
+STEPS = (
+    *(SAVED, STAGED, TIMED, ARMED, V4_LIVE, LIVE, CONNECTING, LOGGING_IN, CONFIRMING),
+    *(CONFIRMED, V4_SAVED, V6_SAVED, GUARD_SAVED, FORGOTTEN),
+)
+LATER = Step("a change that was kept")
+ANY = Step("the whole change")
+UNDOING = Step("while the host undoes", BOTH_LIVE, "undone")
+
+OPEN, CLOSED, KEPT = "open", "closed", "kept"
+"""How the host is before: open to all; closed, and a change adds to the allowlist; closed, and nothing is to change."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row for each Debian."""
+
+    name: str
+    step: Step
+    start: str
+    expected: str
+    strike: Callable[[Case], None]
+    disk: str = ""
+    """The folder that lies on a small disk of its own."""
+
+    def accepted(self) -> tuple[str, ...]:
+        """What may have happened, in the words of `Outcome.happened`."""
+        return {
+            "never began": ("as before",),
+            "undone": ("as before",),
+            "kept": ("kept",),
+            "kept, the other's": ("kept, the other's",),
+            "kept, one of the two": ("kept", "kept, the other's"),
+        }[self.expected]
+
+
+def at(name: str, strike: Callable[[Case], None], *steps: Step) -> list[Fault]:
+    """The fault at each of these steps, on a host that is closed before and one that is open in turns."""
+    return [Fault(name, step, (OPEN, CLOSED)[number % 2], step.settles, strike) for number, step in enumerate(steps)]
+
+
+FAULTS = [
+    *at("controller killed", strikes.kill_controller, *STEPS),
+    *at(
+        "network cut",
+        strikes.cut_network,
+        ARMED,
+        V4_LIVE,
+        LIVE,
+        CONNECTING,
+        LOGGING_IN,
+        CONFIRMING,
+        CONFIRMED,
+        V6_SAVED,
+    ),
+    *at("power lost", strikes.lose_power, *STEPS[::-1]),
+    *at("rebooted", strikes.reboot, STAGED, ARMED, V4_LIVE, LIVE, CONNECTING, CONFIRMING, CONFIRMED, V4_SAVED),
+    *at("module killed", strikes.kill_module, STAGED, ARMED, V4_LIVE, LIVE, CONFIRMING, CONFIRMED, V4_SAVED, FORGOTTEN),
+    *at("sshd stopped", strikes.stop_sshd, LIVE, CONNECTING, CONFIRMED),
+    *at("sshd and its sessions killed", strikes.kill_sshd, V4_LIVE, CONFIRMED),
+    Fault("the undoing killed", UNDOING, OPEN, "undone", strikes.kill_the_undoing),
+    Fault("the undoing killed", UNDOING, CLOSED, "undone", strikes.kill_the_undoing),
+    Fault("power lost", UNDOING, CLOSED, "undone", strikes.lose_power_at_the_undoing),
+    Fault("the controller comes back", UNDOING, CLOSED, "kept", strikes.come_back_at_the_undoing),
+    Fault("two controllers at once", ANY, CLOSED, "kept, one of the two", strikes.run_at_once),
+    Fault("two controllers, one waits", V4_LIVE, CLOSED, "kept, one of the two", strikes.queue_up),
+    Fault("two controllers, one overtakes", CONNECTING, CLOSED, "kept, the other's", strikes.overtake),
+    Fault("daemon stopped", LIVE, OPEN, "undone", strikes.stop_daemon),
+    Fault("daemon stopped", LIVE, CLOSED, "undone", strikes.stop_daemon),
+    Fault("daemon stopped", CONFIRMED, OPEN, "kept", strikes.stop_daemon),
+    Fault("daemon crashed", LIVE, OPEN, "kept", strikes.crash_daemon),
+    Fault("daemon crashed", CONFIRMED, CLOSED, "kept", strikes.crash_daemon),
+    Fault("daemon crashed", LATER, KEPT, "kept", strikes.crash_daemon_later),
+    Fault("daemon with another sequence", LIVE, OPEN, "undone", strikes.change_sequence),
+    Fault("disk of the rules full", STAGED, OPEN, "kept", strikes.fill_disk, disk="/etc/iptables"),
+    Fault("disk of the rules full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/etc/iptables"),
+    Fault("disk of the journal full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/var/lib/knock_firewall"),
+    Fault("disk of the journal full", LIVE, CLOSED, "kept", strikes.fill_disk, disk="/var/lib/knock_firewall"),
+    Fault("nft flush ruleset", LIVE, OPEN, "undone", strikes.flush_rules),
+    Fault("nft flush ruleset", CONFIRMED, OPEN, "kept", strikes.flush_rules),
+    Fault("nft flush ruleset", LATER, KEPT, "kept", strikes.flush_kept_rules),
+    Fault("systemctl reload nftables", LIVE, OPEN, "undone", strikes.reload_nftables),
+    Fault("systemctl reload nftables", LATER, KEPT, "kept", strikes.reload_nftables_later),
+    Fault("nftables and netfilter-persistent at boot", LATER, CLOSED, "kept", strikes.enable_nftables),
+    Fault("rules.v4 broken at boot", LATER, KEPT, "kept", strikes.break_saved_rules),
+    Fault("both files broken at boot", LATER, KEPT, "kept", strikes.break_all_saved_rules),
+    Fault("foreign mark on every packet", ANY, OPEN, "kept", strikes.mark_everything),
+    Fault("foreign mark on every packet", LATER, KEPT, "kept", strikes.mark_everything),
+    Fault("conntrack -F", LIVE, OPEN, "kept", strikes.forget_connections),
+    Fault("conntrack -F", CONFIRMED, CLOSED, "kept", strikes.forget_connections),
+    Fault("fail2ban restarts", LIVE, OPEN, "kept", strikes.restart_fail2ban),
+    Fault("fail2ban restarts", CONNECTING, CLOSED, "kept", strikes.restart_fail2ban),
+    Fault("power lost", LATER, KEPT, "kept", strikes.lose_power_later),
+]
+
+SAMPLE = (
+    ("controller killed", "both live"),
+    ("controller killed", "rules.v4 saved, rules.v6 not"),
+    ("power lost", "IPv4 live, IPv6 not"),
+    ("power lost", "journal confirmed"),
+    ("module killed", "IPv4 live, IPv6 not"),
+    ("network cut", "before the new connection"),
+    ("systemctl reload nftables", "a change that was kept"),
+    ("rules.v4 broken at boot", "a change that was kept"),
+)
+"""What `make test` runs of it."""
