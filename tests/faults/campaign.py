@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import Iterable
 
 from . import traps
 from .case import Case
@@ -36,14 +38,16 @@ AT_ONCE = int(os.environ.get("SESAME_FAULTS_AT_ONCE") or 2 * (os.cpu_count() or 
 """Hosts at the same time: they mostly wait."""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A fault on a Debian."""
 
     suite: str
     fault: Fault
 
     def __str__(self) -> str:
-        return "-".join((self.suite, self.fault.name, self.fault.step.name, self.fault.start))
+        """A word, for file names and `pytest -k`."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join((self.suite, *self.fault.words)))
 
 
 def rows(everything: bool) -> list[Row]:
@@ -107,4 +111,4 @@ class Campaign:
 
 def log_of(row: Row) -> Path:
     """What the controller has said."""
-    return CACHE / "logs" / ("".join(letter if letter.isalnum() else "-" for letter in str(row)) + ".log")
+    return CACHE / "logs" / ("%s.log" % row)

@@ -66,6 +66,10 @@ class Fault:
     disk: str = ""
     """The folder that lies on a small disk of its own."""
 
+    @property
+    def words(self) -> tuple[str, str, str]:
+        return (self.name, self.step.name, self.start)
+
     def accepted(self) -> tuple[str, ...]:
         """What may have happened, in the words of `Outcome.happened`."""
         return {

@@ -30,7 +30,7 @@ PATIENCE = 60
 
 def run(*command: str, text: str | None = None, timeout: float = 300) -> str:
     """Output of a command that has to succeed."""
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, errors="replace", timeout=timeout)
     assert done.returncode == 0, "%s: %s%s" % (" ".join(command), done.stdout, done.stderr)
     return done.stdout
 
