@@ -68,18 +68,23 @@ class Case:
     def hold(self, play: controller.Play) -> int:
         """Wait until the play has come to the step; returns what is held on the host, or 0."""
         step = self.fault.step
-        self._trap = Trap(self.host, step.moments, step.number)
-        process = 0
-        try:
-            process = self._trap.wait()
-        except NeverReached as error:
-            raise AssertionError("%s: %s" % (error, play.tail())) from None
+        process = self.wait_at(step.moments, play)
         if step.then_next_connection:
             play.hold()
-            self._trap.release()
+            self.release()
             play.wait_held()
+        elif step.then:
+            process = self.wait_at(step.then, play)
         self.outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
         return process
+
+    def wait_at(self, moments: tuple[str, ...], play: controller.Play | None = None, number: int = 1) -> int:
+        """Let what is held go on, and hold the host at the next of these moments."""
+        self._trap = Trap(self.host, moments, number)
+        try:
+            return self._trap.wait()
+        except NeverReached as error:
+            raise AssertionError("%s: %s" % (error, play.tail() if play else "")) from None
 
     def release(self, play: controller.Play | None = None) -> None:
         if play:

@@ -12,43 +12,51 @@ from . import strikes
 from .case import Case
 
 CHANGE = "/var/lib/knock_firewall/change"
+TIMER = "systemd-run *knock-firewall-revert*"
 
 
 class Step(NamedTuple):
-    """A moment of a change, in the order of a change."""
+    """A moment of a change, in the order of a change, and what becomes of it from there."""
 
     name: str
     moments: tuple[str, ...] = ()
     """What the host is held at; see trap.c."""
-    settles: str = ""
-    """What becomes of the change if nobody comes back from here: `never began`, `undone` or `kept`."""
-    number: int = 1
+    dies: str = ""
+    """What becomes of the change if the host is the one that dies: `never began`, `undone` or `kept`."""
+    lives: str = ""
+    """The same if the controller dies, and what runs on the host goes on."""
+    then: tuple[str, ...] = ()
+    """After those moments, the host is held at these."""
     then_next_connection: bool = False
-    """The host goes on, and the controller is held before it connects again."""
+    """After those moments, the controller is held before it connects again."""
 
 
-BOTH_LIVE = ("after run ip6tables-restore -w 10 --noflush /*",)
-SAVED = Step("before the journal", ("before move %s/token" % CHANGE,), "never began")
-STAGED = Step("files staged, timer not set", ("before run systemd-run *knock-firewall-revert*",), "never began")
-TIMED = Step("timer set, journal not armed", ("after run systemd-run *knock-firewall-revert*",), "never began")
-ARMED = Step("journal armed", ("after move %s/armed" % CHANGE,), "undone")
-V4_LIVE = Step("IPv4 live, IPv6 not", ("after run iptables-restore -w 10 --noflush /*",), "undone")
-LIVE = Step("both live", BOTH_LIVE, "undone")
-CONNECTING = Step("before the new connection", BOTH_LIVE, "undone", then_next_connection=True)
-LOGGING_IN = Step("new connection, no login yet", ("before run sshd -D -R*", "before run sshd-session*"), "undone")
-CONFIRMING = Step("confirming, nothing marked", ("before move %s/confirmed" % CHANGE,), "undone")
-CONFIRMED = Step("journal confirmed", ("after move %s/confirmed" % CHANGE,), "kept")
-V4_SAVED = Step("rules.v4 saved, rules.v6 not", ("after move /etc/iptables/rules.v4",), "kept")
-V6_SAVED = Step("both saved, guard not", ("after move /etc/iptables/rules.v6",), "kept")
-GUARD_SAVED = Step("guard saved, daemon not told", ("before run systemctl reload knockd.service",), "kept")
-FORGOTTEN = Step("journal gone, timer not", ("after move /var/lib/knock_firewall/done",), "kept")
+def moments_of(what: str, *paths: str) -> tuple[str, ...]:
+    return tuple("%s %s" % (what, path) for path in paths)
+
+
+V4 = moments_of("after run", "iptables-restore -w 10 --noflush /*")
+BOTH = moments_of("after run", "ip6tables-restore -w 10 --noflush /*")
+CONNECTION = moments_of("before run", "sshd -D -R*", "sshd-session*")
 STEPS = (
-    *(SAVED, STAGED, TIMED, ARMED, V4_LIVE, LIVE, CONNECTING, LOGGING_IN, CONFIRMING),
-    *(CONFIRMED, V4_SAVED, V6_SAVED, GUARD_SAVED, FORGOTTEN),
+    SAVED := Step("before the journal", moments_of("before move", CHANGE + "/token"), "never began", "undone"),
+    STAGED := Step("files staged", moments_of("before run", TIMER), "never began", "undone"),
+    TIMED := Step("timer set", moments_of("after run", TIMER), "never began", "undone"),
+    ARMED := Step("journal armed", moments_of("after move", CHANGE + "/armed"), "undone", "undone"),
+    V4_LIVE := Step("IPv4 live, IPv6 not", V4, "undone", "undone"),
+    LIVE := Step("both live", BOTH, "undone", "undone"),
+    CONNECTING := Step("before the new connection", BOTH, "undone", "undone", then_next_connection=True),
+    LOGGING_IN := Step("new connection, no login yet", BOTH, "undone", "undone", then=CONNECTION),
+    CONFIRMING := Step("confirming", moments_of("before move", CHANGE + "/confirmed"), "undone", "kept"),
+    CONFIRMED := Step("journal confirmed", moments_of("after move", CHANGE + "/confirmed"), "kept", "kept"),
+    V4_SAVED := Step("rules.v4 saved", moments_of("after move", "/etc/iptables/rules.v4"), "kept", "kept"),
+    V6_SAVED := Step("rules.v6 saved", moments_of("after move", "/etc/iptables/rules.v6"), "kept", "kept"),
+    GUARD_SAVED := Step("guard saved", moments_of("before run", "systemctl reload knockd.service"), "kept", "kept"),
+    FORGOTTEN := Step("journal gone", moments_of("after move", "/var/lib/knock_firewall/done"), "kept", "kept"),
 )
 LATER = Step("a change that was kept")
 ANY = Step("the whole change")
-UNDOING = Step("while the host undoes", BOTH_LIVE, "undone")
+UNDOING = Step("while the host undoes", BOTH)
 
 OPEN, CLOSED, KEPT = "open", "closed", "kept"
 """How the host is before: open to all; closed, and a change adds to the allowlist; closed, and nothing is to change."""
@@ -73,36 +81,28 @@ class Fault:
     def accepted(self) -> tuple[str, ...]:
         """What may have happened, in the words of `Outcome.happened`."""
         return {
-            "never began": ("as before",),
-            "undone": ("as before",),
+            "never began": ("never began",),
+            "undone": ("undone",),
             "kept": ("kept",),
             "kept, the other's": ("kept, the other's",),
             "kept, one of the two": ("kept", "kept, the other's"),
         }[self.expected]
 
 
-def at(name: str, strike: Callable[[Case], None], *steps: Step) -> list[Fault]:
-    """The fault at each of these steps, on a host that is closed before and one that is open in turns."""
-    return [Fault(name, step, (OPEN, CLOSED)[number % 2], step.settles, strike) for number, step in enumerate(steps)]
+def at(name: str, strike: Callable[[Case], None], *steps: Step, host_dies: bool = False) -> list[Fault]:
+    """The fault at each of these steps, on a host that is open before and one that is closed, in turns."""
+    return [
+        Fault(name, step, (OPEN, CLOSED)[number % 2], step.dies if host_dies else step.lives, strike)
+        for number, step in enumerate(steps)
+    ]
 
 
 FAULTS = [
     *at("controller killed", strikes.kill_controller, *STEPS),
-    *at(
-        "network cut",
-        strikes.cut_network,
-        ARMED,
-        V4_LIVE,
-        LIVE,
-        CONNECTING,
-        LOGGING_IN,
-        CONFIRMING,
-        CONFIRMED,
-        V6_SAVED,
-    ),
-    *at("power lost", strikes.lose_power, *STEPS[::-1]),
-    *at("rebooted", strikes.reboot, STAGED, ARMED, V4_LIVE, LIVE, CONNECTING, CONFIRMING, CONFIRMED, V4_SAVED),
-    *at("module killed", strikes.kill_module, STAGED, ARMED, V4_LIVE, LIVE, CONFIRMING, CONFIRMED, V4_SAVED, FORGOTTEN),
+    *at("network cut", strikes.cut_network, *STEPS[3:10], V6_SAVED),
+    *at("power lost", strikes.lose_power, *STEPS[::-1], host_dies=True),
+    *at("rebooted", strikes.reboot, STAGED, *STEPS[3:7], CONFIRMING, CONFIRMED, V4_SAVED, host_dies=True),
+    *at("module killed", strikes.kill_module, *STEPS[1:6], CONFIRMING, CONFIRMED, V4_SAVED, FORGOTTEN, host_dies=True),
     *at("sshd stopped", strikes.stop_sshd, LIVE, CONNECTING, CONFIRMED),
     *at("sshd and its sessions killed", strikes.kill_sshd, V4_LIVE, CONFIRMED),
     Fault("the undoing killed", UNDOING, OPEN, "undone", strikes.kill_the_undoing),
@@ -142,7 +142,7 @@ FAULTS = [
 
 SAMPLE = (
     ("controller killed", "both live"),
-    ("controller killed", "rules.v4 saved, rules.v6 not"),
+    ("controller killed", "rules.v4 saved"),
     ("power lost", "IPv4 live, IPv6 not"),
     ("power lost", "journal confirmed"),
     ("module killed", "IPv4 live, IPv6 not"),

@@ -8,12 +8,10 @@ from __future__ import annotations
 import time
 
 from .case import Case
-from .traps import Trap
 
 UNDO_BEGINS = ("before run sh /var/lib/knock_firewall/change/undo",)
 UNDO_RESTORES = ("after run iptables-restore -w 10 --noflush",)
 """The shell script's calls: they read from a pipe, the module's from a file."""
-TIMER_FIRES = 60.0
 
 # --- who began the change, and the way to it -------------------------------------------------------------------------
 
@@ -203,7 +201,7 @@ def _undoing(case: Case, moments: tuple[str, ...], number: int) -> int:
     """The controller is killed when all is live, and the undoing held."""
     with case.held() as running:
         running.kill()
-    return Trap(case.host, moments, number).wait(TIMER_FIRES)
+    return case.wait_at(moments, number=number)
 
 
 def kill_the_undoing(case: Case) -> None:

@@ -16,6 +16,15 @@ DIRECTORY = "/run/fault"
 PATIENCE = 60.0
 
 
+# What an earlier trap holds goes on: its folder is gone, and with it the file that it waits for, so it is told before
+SET = """
+    if [ -d $0 ]; then rm -f $0/trap; touch $0/go; sleep 0.1; fi
+    rm -rf $0
+    mkdir -m 0777 $0
+    cat >$0/new && mv $0/new $0/trap
+"""
+
+
 class NeverReached(Exception):
     """The host did not come to the step."""
 
@@ -42,7 +51,7 @@ class Trap:
         lines = "".join(line + "\n" for line in (str(number), *moments))
         # Renamed by a shell of the host, so that nothing sees half of it
         self.host.run(
-            *("sh", "-c", "rm -rf $0 && mkdir -m 0777 $0 && cat >$0/new && mv $0/new $0/trap", DIRECTORY),
+            *("sh", "-c", SET, DIRECTORY),
             text=lines,
         )
 
