@@ -75,6 +75,19 @@ def ports(value: Any) -> list[dict[str, Any]]:
     return [{**item._asdict(), "name": str(item), "dport": item.dport} for item in found]
 
 
+def common_ports(value: Any, others: Any) -> list[str]:
+    """Name those of a list of ports that have a port in common with one of `others`."""
+    mine, theirs = ports(value), ports(others)
+    return [
+        one["name"]
+        for one in mine
+        if any(
+            one["protocol"] == other["protocol"] and one["first"] <= other["last"] and other["first"] <= one["last"]
+            for other in theirs
+        )
+    ]
+
+
 def network_problems(value: Any, variable: str) -> list[str]:
     """Say what is wrong with a list of networks: a sentence for each item, which names the variable."""
     return _problems(value, variable, _network, ValueError)
@@ -103,6 +116,7 @@ class FilterModule:
             "networks": networks,
             "covers": covers,
             "ports": ports,
+            "common_ports": common_ports,
             "network_problems": network_problems,
             "port_problems": port_problems,
         }

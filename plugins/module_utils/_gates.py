@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a ruleset promises: which ports are closed, and who gets in all the same. Judge and rehearsal hold rules to it."""
+"""What rules promise: which ports are closed, and who gets in all the same. Judge and rehearsal hold them to it."""
 
 from __future__ import annotations
 

@@ -134,6 +134,8 @@ def chain_of(rule: str) -> str:
 
 
 def words_of(rule: str) -> list[str]:
+    if not any(sign in rule for sign in "\"'\\"):
+        return rule.split()  # fifty times as fast, which counts for ten thousand bans
     try:
         return shlex.split(rule)
     except ValueError:  # an unpaired quote: iptables-restore will say so
@@ -273,6 +275,49 @@ def _holes_end(rules: list[str], table: Table) -> int:
         if target_of(rule) == "ACCEPT":
             end = index + 1
     return end
+
+
+# --- what is there afterwards ----------------------------------------------------------------------------------------
+
+_BUILT_IN = {
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+
+
+def after(live: dict[str, Table], wanted: dict[str, Table]) -> dict[str, Table]:
+    """The tables that are there once `iptables-restore --noflush` has read the delta."""
+    tables = {name: Table(dict(table.chains), list(table.rules)) for name, table in live.items()}
+    table = Table()
+    for line in delta(live, wanted).splitlines():
+        if line.startswith("*"):
+            table = tables.setdefault(line[1:], Table())
+            for chain in _BUILT_IN[line[1:]]:
+                table.chains.setdefault(chain, "ACCEPT")
+        elif line != "COMMIT":
+            _obey(table, line)
+    return tables
+
+
+def _obey(table: Table, line: str) -> None:
+    """Do to a table what iptables-restore does at a line of a delta."""
+    chain = _CHAIN.match(line)
+    if chain:
+        table.chains[chain[1]] = chain[2]
+        table.rules = [rule for rule in table.rules if chain_of(rule) != chain[1]]
+        return
+    option, name, rest = line.split(None, 2) if line.count(" ") > 1 else (*line.split(), "")
+    if option == "-A":
+        table.rules.append(line)
+    elif option == "-D":
+        table.rules.remove("-A %s %s" % (name, rest))
+    elif option == "-I":
+        number, rest = rest.split(None, 1)
+        places = [place for place, rule in enumerate(table.rules) if chain_of(rule) == name]
+        place = (places + [len(table.rules)])[int(number) - 1]
+        table.rules.insert(place, "-A %s %s" % (name, rest))
+    elif option == "-X":
+        table.chains.pop(name, None)
 
 
 # --- ports that never meet INPUT -------------------------------------------------------------------------------------

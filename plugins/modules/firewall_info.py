@@ -43,6 +43,28 @@ tools:
   description: Whether iptables, ip6tables and netfilter-persistent are installed.
   returned: always
   type: bool
+backend:
+  description:
+    - Which firewall suits the host, V(iptables) or V(nftables).
+    - V(nftables) where our rules are of nftables, or there is no iptables but nftables.service runs or is enabled.
+  returned: always
+  type: str
+ours:
+  description: The backends, V(iptables) or V(nftables), that hold rules of ours, live or saved.
+  returned: always
+  type: list
+  elements: str
+nftables:
+  description: What is known for the backend V(nftables).
+  returned: always
+  type: dict
+  contains:
+    tools:
+      description: Whether nft is installed.
+      type: bool
+    refuses:
+      description: The same as RV(refuses), for the input chains of others in all tables of nftables.
+      type: dict
 ufw:
   description: Whether ufw is active.
   returned: always
@@ -79,19 +101,90 @@ saved:
           description: The path.
           type: str
         summary:
-          description: One line for each rule, chain policy or set of chains that is not ours.
+          description: One line for each rule, chain policy or set of chains that is not ours and can be kept.
           type: list
           elements: str
         tables:
-          description: Table name to C(chains) (name to policy) and C(rules).
+          description: The same, table name to C(chains) (name to policy) and C(rules).
           type: dict
+        left_out:
+          description:
+            - One line for each rule or chain that was only there at the moment of saving and must not be loaded at
+              boot, such as fail2ban's bans, Docker's chains, and the hole of a knock to one of O(ports).
+          type: list
+          elements: str
 refuses:
   description:
-    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file.
+    - By family, how C(INPUT) refuses what no rule accepts, live or in the saved file. Our own rules do not count.
     - V(drop), V(reject), or empty if it lets it in.
   returned: always
   type: dict
   sample: {v4: drop, v6: ""}
+base_chains:
+  description:
+    - Filter chains at the input hook of nftables that are neither ours nor those of iptables.
+    - Each packet has to pass them too, whatever our rules say.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What messages call it.
+      type: str
+      sample: The nftables chain inet filter input
+    family:
+      description: V(ip), V(ip6) or V(inet).
+      type: str
+    table:
+      description: The table.
+      type: str
+    chain:
+      description: The chain.
+      type: str
+    priority:
+      description: Its priority.
+      type: int
+    policy:
+      description: V(accept) or V(drop).
+      type: str
+    rules:
+      description: How many rules it has.
+      type: int
+    families:
+      description: V(v4), V(v6), or both.
+      type: list
+      elements: str
+    refuses:
+      description: Those of O(ports) to which nobody gets past this chain.
+      type: list
+      elements: str
+other_iptables:
+  description:
+    - The rules of the other one of iptables-nft and iptables-legacy, by family, where it has any.
+    - Each packet has to pass these too.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What messages call it.
+      type: str
+      sample: INPUT of iptables-legacy
+    command:
+      description: The command that shows them.
+      type: str
+      sample: iptables-legacy-save
+    families:
+      description: V(v4) or V(v6), as a list.
+      type: list
+      elements: str
+    rules:
+      description: How many there are.
+      type: int
+    refuses:
+      description: Those of O(ports) to which nobody gets past them.
+      type: list
+      elements: str
 sshd_ports:
   description: The ports that C(sshd -T) names; empty where there is no sshd or it does not say.
   returned: always
@@ -117,22 +210,27 @@ sshd_socket:
 """
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sesame.knock.plugins.module_utils import _nftables
+from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
     RulesError,
     Table,
     foreign,
+    has_own,
     parse,
     parse_ports,
     published,
     published_by_nftables,
     refuses,
 )
+from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
 
 FAMILIES = {"v4": ("iptables", "/etc/iptables/rules.v4"), "v6": ("ip6tables", "/etc/iptables/rules.v6")}
 ENGLISH = {"LC_ALL": "C", "LANGUAGE": "C"}
@@ -162,11 +260,22 @@ class Host:
             raise RulesError("%s-save failed: %s" % (command, err.strip()))
         return parse(out)
 
+    def native_rules(self) -> list[dict[str, Any]]:
+        status, out, dummy = self.run("nft", "--json", "list", "ruleset")
+        return json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
+
+    def other_iptables(self, command: str) -> tuple[str, dict[str, Table]]:
+        """The -save command of the backend that `command` does not use, and what it shows."""
+        other = "nft" if "legacy" in self.run(command, "--version")[1] else "legacy"
+        save = "%s-%s-save" % (command, other)
+        status, out, dummy = self.run(save)
+        return save, parse(out) if status == 0 else {}
+
 
 def saved_rules(path: str) -> dict[str, Table]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return foreign(parse(file.read()))
+            return parse(file.read())
     except FileNotFoundError:
         return {}
     except RulesError as error:
@@ -183,11 +292,23 @@ def summary_of(tables: dict[str, Table]) -> list[str]:
     return lines
 
 
-def published_ports(host: Host, live: dict[str, dict[str, Table]], ports: list[Ports]) -> list[dict[str, str]]:
+def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
+    found = []
+    for family, (command, dummy) in FAMILIES.items():
+        save, tables = host.other_iptables(command)
+        rules = sum(len(table.rules) for table in tables.values())
+        refused = refused_by(tables.get("filter"), ports)
+        if rules or refused:
+            name = "INPUT of " + save.replace("-save", "")
+            found.append({"name": name, "command": save, "families": [family], "rules": rules, "refuses": refused})
+    return found
+
+
+def published_ports(
+    host: Host, live: dict[str, dict[str, Table]], native: list[dict[str, Any]], ports: list[Ports]
+) -> list[dict[str, str]]:
     found = [item for family in live.values() for item in published(family.get("nat"), ports)]
-    status, out, dummy = host.run("nft", "--json", "list", "ruleset")
-    if status == 0 and out.strip():
-        found += published_by_nftables(json.loads(out).get("nftables", []), ports)
+    found += published_by_nftables(native, ports)
     return [
         {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
         for item in found
@@ -222,25 +343,64 @@ def is_protected(port: int, protected: list[Ports]) -> bool:
     return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
 
 
+def backends_of_ours(families: list[dict[str, Table]], listing: list[dict[str, Any]]) -> list[str]:
+    """Which backends hold rules of ours, live or saved."""
+    found = ["iptables"] if any(has_own(tables) for tables in families) else []
+    is_live = any(
+        (entry["table"]["family"], entry["table"]["name"]) == (_nftables.FAMILY, _nftables.NAME)
+        for entry in listing
+        if "table" in entry
+    )
+    return found + (["nftables"] if is_live or os.path.exists(_nftables.FILE) else [])
+
+
+def suggested_backend(host: Host, ours: list[str]) -> str:
+    """What we have stays, also if the other one is installed later. nftables itself only where its owner uses it so."""
+    if ours:
+        return ours[-1]
+    if host.has("iptables-restore"):
+        return "iptables"
+    uses = host.runs_unit("nftables.service") or host.run("systemctl", "is-enabled", "nftables.service")[0] == 0
+    return "nftables" if host.has("nft") and uses else "iptables"
+
+
 def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
-    saved = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    native = host.native_rules()
+    files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
+    saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
+    ours = backends_of_ours([*live.values(), *files.values()], native)
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
+        "backend": suggested_backend(host, ours),
+        "ours": ours,
+        "nftables": {
+            "tools": host.has("nft"),
+            "refuses": {"v4": _nftables.refuses(native, "ip"), "v6": _nftables.refuses(native, "ip6")},
+        },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
-        "published": published_ports(host, live, ports),
+        "published": published_ports(host, live, native, ports),
         "saved": {
             name: {
                 "file": FAMILIES[name][1],
-                "summary": summary_of(tables),
-                "tables": {table: {"chains": t.chains, "rules": t.rules} for table, t in tables.items()},
+                "summary": summary_of(kept),
+                "tables": {table: {"chains": t.chains, "rules": t.rules} for table, t in kept.items()},
+                "left_out": left_out,
             }
-            for name, tables in saved.items()
+            for name, (kept, left_out) in saved.items()
         },
-        "refuses": {name: refuses(live[name].get("filter")) or refuses(saved[name].get("filter")) for name in FAMILIES},
+        "refuses": {
+            name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].kept.get("filter"))
+            for name in FAMILIES
+        },
+        "base_chains": [
+            {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
+            for chain in base_chains(native, ports)
+        ],
+        "other_iptables": other_iptables(host, ports),
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

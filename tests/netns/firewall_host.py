@@ -13,31 +13,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
+import pytest
 
 from ..unit.firewall.rendering import CHECKOUT, host_with, render
+from .administrator import ByIptables, ByNft
 from .lab import Lab, eventually, run
 
 PREPARE = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs private "$1"
-mkdir "$1/etc" "$1/run" "$1/lib"
+mkdir "$1/etc" "$1/run" "$1/lib" "$1/sbin"
 cp -a /etc/. "$1/etc"
 rm -rf "$1/etc/iptables" "$1/etc/knockd-guard.conf"
 mkdir "$1/etc/iptables"
 mount --bind "$1/etc" /etc
 mount --bind "$1/lib" /var/lib
+mount --bind "$1/sbin" /usr/local/sbin
 mount --bind "$1/run" /run
-for family in iptables ip6tables; do
-    for command in $family $family-save $family-restore; do
-        ln -sf "/usr/sbin/$family-$2${command#$family}" "/etc/alternatives/$command"
-    done
-done
+backend=$2
+eval "$3"
 echo ready
 exec sleep infinity
 """
 """Without /run/systemd the modules know that systemd does not run here."""
+
+
+BACKENDS = ("nft", "legacy", "native")
+"""Both of iptables, and nftables itself on a host that has no iptables."""
 
 
 class FirewallHost:
@@ -48,10 +51,13 @@ class FirewallHost:
         self.collections = directory / "collections"
         (self.collections / "ansible_collections" / "sesame").mkdir(parents=True)
         (self.collections / "ansible_collections" / "sesame" / "knock").symlink_to(CHECKOUT)
+        self.admin = ByNft(self.sh) if backend == "native" else ByIptables(self.sh)
         mounts = directory / "host"
         mounts.mkdir()
         self._holder = subprocess.Popen(
-            lab.server.command("unshare", "--mount", "sh", "-c", PREPARE, "sh", str(mounts), backend),
+            lab.server.command(
+                *("unshare", "--mount", "sh", "-c", PREPARE, "sh"), *(str(mounts), backend, self.admin.prepare)
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -92,16 +98,9 @@ class FirewallHost:
     ) -> dict[str, Any]:
         """The role's candidate for these variables, made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
-        texts = {name: render(name, info, **variables) for name in ("rules.v4.j2", "rules.v6.j2", "guard.conf.j2")}
-        return self.module(
-            "firewall",
-            check,
-            state="applied",
-            rules_v4=texts["rules.v4.j2"],
-            rules_v6=texts["rules.v6.j2"],
-            guard=texts["guard.conf.j2"] if guard else None,
-            revert_after=revert_after,
-        )
+        rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
+        text = render("guard.conf.j2", info, **variables) if guard else None
+        return self.module("firewall", check, state="applied", guard=text, revert_after=revert_after, **rules)
 
     def play(self, *steps: str, **variables: Any) -> str:
         """What ansible-playbook says when it runs these tasks files of the role on the host itself."""
@@ -131,18 +130,38 @@ class FirewallHost:
     def revert(self) -> dict[str, Any]:
         return self.module("firewall", state="reverted")
 
+    def reboot(self, loads: bool = True) -> None:
+        """What a boot does: no rule is left, nothing in /run is left; our units run around the one that loads rules.
+
+        `loads` says whether that one shall succeed.
+        """
+        self.admin.lose_all()
+        self.sh("rm -rf /run/knock_firewall; knock-firewall boot")
+        if loads:
+            self.admin.load_saved()
+        else:
+            with pytest.raises(AssertionError):
+                self.admin.load_saved()
+        self.sh("knock-firewall check")
+
     def rules(self) -> str:
-        """The live rules and chains of both families, table by table, without what only says that a table is there."""
-        lines = []
-        for command in ("iptables", "ip6tables"):
-            tables = parse(self.run(command + "-save"))
-            for name in sorted(tables):
-                chains = [":%s %s" % item for item in tables[name].chains.items() if item[1] != "ACCEPT"]
-                lines += ["%s -t %s %s\n" % (command, name, line) for line in chains + tables[name].rules]
-        return "".join(lines)
+        """The live rules of both families, as text that says nothing else."""
+        return self.admin.rules()
+
+    def is_protected(self) -> bool:
+        """Whether any rule of ours is live."""
+        return self.admin.ours in self.rules()
+
+    def saved(self) -> list[str]:
+        """Which files of rules are there."""
+        return self.sh("ls %s 2>/dev/null || true" % " ".join(self.admin.files)).split()
 
     def reverts(self) -> None:
-        eventually(lambda: "KNOCK" not in self.rules(), "the revert fires")
+        eventually(lambda: not self.is_protected(), "the revert fires")
+
+    def forget_marks(self) -> None:
+        """What the kernel does when admissions end."""
+        self.sh("nft list tables | grep admitted_ | xargs -L1 nft delete")
 
     def mark(self, address: str, mark: str = "0x1000") -> None:
         """What the daemon does for an admitted source: its table, its chain, at its priority."""

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The rules and their commit-confirmed change, with real iptables of both backends, in both families."""
+"""The rules and their commit-confirmed change, with both real iptables and with nftables alone, in both families."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from .firewall_host import FirewallHost
+from .firewall_host import BACKENDS, FirewallHost
 from .lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab, eventually
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
@@ -23,9 +23,12 @@ BOTH = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(params=["nft", "legacy"])
+@pytest.fixture(params=BACKENDS)
 def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """The server with sshd, no rules yet, and one of the two iptables."""
+    """The server with sshd, no rules yet, and one of the two iptables, or neither."""
+    reason = request.node.get_closest_marker("iptables_only")
+    if reason and request.param == "native":
+        pytest.skip("nftables: " + reason.args[0])
     made = FirewallHost(lab, tmp_path, request.param)
     try:
         yield made
@@ -74,8 +77,7 @@ def test_a_marked_source_gets_in(host: FirewallHost, server: str, client: str, s
 @BOTH
 def test_a_mark_of_somebody_else_opens_nothing(host: FirewallHost, server: str, client: str, stranger: str) -> None:
     host.apply(**NOBODY)
-    for command in ("iptables", "ip6tables"):
-        host.run(command, "-t", "mangle", "-A", "PREROUTING", "-j", "MARK", "--set-mark", "0xffffffff")
+    host.admin.mark_everything()
     assert not host.lab.is_open(server, source=stranger)
 
 
@@ -152,7 +154,7 @@ def test_a_session_outlives_its_admission(host: FirewallHost, server: str, clien
     host.mark(stranger)
     session = host.lab.connect(server, stranger)
     assert session
-    host.sh("nft list tables | grep admitted_ | xargs -L1 nft delete")
+    host.forget_marks()
     assert not host.lab.is_open(server, source=stranger)
     assert passes_a_word(host.lab, session)
 
@@ -161,33 +163,24 @@ def test_a_session_outlives_its_admission(host: FirewallHost, server: str, clien
 
 
 def test_live_rules_of_others_are_left_alone(host: FirewallHost) -> None:
-    for command in ("iptables", "ip6tables"):
-        host.sh(
-            f"{command} -N f2b-sshd; {command} -A INPUT -p tcp --dport 22 -j f2b-sshd; {command} -A f2b-sshd -j RETURN"
-        )
-        host.sh(f"{command} -t nat -A POSTROUTING -o eth9 -j MASQUERADE")
+    host.admin.have_rules()
     before = host.rules()
     host.apply(**ALLOW)
-    during = host.rules()
-    assert [line for line in during.splitlines() if "KNOCK" not in line] == before.splitlines()
+    assert host.is_protected()
+    assert host.admin.rules_of_others() == before
     host.revert()
     assert host.rules() == before
 
 
-def test_a_ban_counts_for_admitted_sources_too(host: FirewallHost) -> None:
+def test_a_ban_counts_for_admitted_sources_too_and_is_no_change(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.confirm()
-    host.run("iptables", "-A", "INPUT", "-s", CLIENT, "-j", "REJECT")
+    host.admin.ban(CLIENT)
     assert not host.lab.is_open(SERVER, source=CLIENT)
-
-
-def test_a_chain_before_ours_that_only_refuses_is_no_change(host: FirewallHost) -> None:
-    host.apply(**ALLOW)
-    host.confirm()
-    host.sh("iptables -N f2b-sshd; iptables -I INPUT -p tcp --dport 22 -j f2b-sshd; iptables -A f2b-sshd -j RETURN")
     assert not host.apply(**ALLOW)["changed"]
 
 
+@pytest.mark.iptables_only("an accept of others never overrules us")
 def test_a_hole_of_a_command_door_is_no_change(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.confirm()
@@ -196,6 +189,7 @@ def test_a_hole_of_a_command_door_is_no_change(host: FirewallHost) -> None:
     assert host.lab.is_open(SERVER, source=STRANGER)
 
 
+@pytest.mark.iptables_only("an accept of others never overrules us")
 def test_a_door_that_a_command_has_open_stays_open_when_the_firewall_comes(host: FirewallHost) -> None:
     hole = ("INPUT", "-s", STRANGER, "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
     host.run("iptables", "-I", *hole)
@@ -208,27 +202,28 @@ def test_a_door_that_a_command_has_open_stays_open_when_the_firewall_comes(host:
 def test_a_rule_that_lets_strangers_pass_us_by_is_mended(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.confirm()
-    host.sh("iptables -I INPUT -p tcp --dport 22 -j ACCEPT")
+    before = host.rules()
+    host.admin.open_all()
     assert host.lab.is_open(SERVER, source=STRANGER)
     assert host.apply(**ALLOW)["changed"]
     assert not host.lab.is_open(SERVER, source=STRANGER)
-    assert host.rules().count("-A INPUT -j KNOCK\n") == 2, "one jump for each family"
+    assert host.rules().count(host.admin.ours) == before.count(host.admin.ours), "one jump for each family"
 
 
+@pytest.mark.iptables_only("what others drop in a chain of their own stays dropped")
 @BOTH
 def test_under_a_drop_policy_the_admitted_get_in(host: FirewallHost, server: str, client: str, stranger: str) -> None:
-    for command in ("iptables", "ip6tables"):
-        host.run(command, "-P", "INPUT", "DROP")
+    host.admin.drop_by_default()
     host.apply(**ALLOW)
     host.mark(stranger)
     assert host.lab.is_open(server, source=client)
     assert host.lab.is_open(server, source=stranger)
-    host.sh("nft list tables | grep admitted_ | xargs -L1 nft delete")
+    host.forget_marks()
     assert not host.lab.is_open(server, source=stranger)
 
 
 def test_under_a_drop_policy_a_stranger_hears_nothing(host: FirewallHost) -> None:
-    host.run("iptables", "-P", "INPUT", "DROP")
+    host.admin.drop_by_default()
     host.apply(**ALLOW)
     with host.lab.client, socket.socket() as caller:
         caller.settimeout(0.5)
@@ -237,14 +232,15 @@ def test_under_a_drop_policy_a_stranger_hears_nothing(host: FirewallHost) -> Non
             caller.connect((SERVER, 22))
 
 
+@pytest.mark.iptables_only("the file is ours alone")
 def test_saved_rules_are_kept_below_ours_and_the_file_is_backed_up(host: FirewallHost) -> None:
     saved = (
         "*filter\n:INPUT ACCEPT [7:9]\n:web - [0:0]\n[1:2] -A INPUT -j web\n-A web -p tcp --dport 25 -j DROP\nCOMMIT\n"
     )
     host.run("tee", "/etc/iptables/rules.v4", text=saved)
     host.run("iptables-restore", "/etc/iptables/rules.v4")
-    host.apply(**ALLOW)
-    backups = host.confirm()["backups"]
+    backups = host.apply(**ALLOW)["backups"]
+    host.confirm()
     assert len(backups) == 1
     assert host.run("cat", backups[0]) == saved
     host.sh("iptables-restore /etc/iptables/rules.v4; ip6tables-restore /etc/iptables/rules.v6")
@@ -261,14 +257,14 @@ def test_what_is_not_confirmed_undoes_itself(host: FirewallHost) -> None:
     host.reverts()
     assert host.rules() == before
     assert host.lab.is_open(SERVER, source=STRANGER)
-    assert host.sh("ls /etc/iptables") == ""
+    assert not host.saved()
 
 
 def test_a_confirmation_that_comes_too_late_says_so_and_writes_nothing(host: FirewallHost) -> None:
     host.apply(**ALLOW, revert_after=1)
     host.reverts()
     eventually(lambda: "not confirmed in time" in host.confirm().get("msg", ""))
-    assert host.sh("ls /etc/iptables") == ""
+    assert not host.saved()
 
 
 def test_a_revert_puts_back_our_own_rules_of_before(host: FirewallHost) -> None:
@@ -294,12 +290,18 @@ def test_what_is_confirmed_stays(host: FirewallHost) -> None:
 
 def test_files_are_written_by_the_confirmation_only_and_say_what_is_live(host: FirewallHost) -> None:
     host.apply(**ALLOW, guard=True)
-    assert host.sh("ls /etc/iptables /etc/knockd-guard.conf 2>/dev/null || true").strip() == "/etc/iptables:"
+    assert not host.saved()
+    assert host.sh("ls /etc/knockd-guard.conf 2>/dev/null || true") == ""
     host.confirm()
-    assert host.sh("stat -c '%a %U' /etc/iptables/rules.v4 /etc/iptables/rules.v6") == "640 root\n" * 2
+    files = host.saved()
+    assert files == list(host.admin.files)
+    assert host.sh("stat -c '%%a %%U' %s" % " ".join(files)) == "640 root\n" * len(files)
+    host.admin.load_saved()  # with what others have saved
     live = host.rules()
-    host.sh("iptables-restore /etc/iptables/rules.v4; ip6tables-restore /etc/iptables/rules.v6")
+    host.admin.lose_all()
+    host.admin.load_saved()
     assert host.rules() == live
+    assert not host.apply(**ALLOW, guard=True)["changed"]
     assert "allow  = %s/32, %s/128" % (CLIENT, CLIENT6) in host.sh("cat /etc/knockd-guard.conf")
 
 
@@ -326,16 +328,17 @@ def test_the_timer_of_an_older_change_leaves_the_newer_one_alone(host: FirewallH
     host.apply(**NOBODY, revert_after=1)
     host.apply(**ALLOW, revert_after=600)
     host.sh("sleep 2")
-    assert "KNOCK" in host.rules()
+    assert host.is_protected()
 
 
 def test_a_reboot_before_the_confirmation_leaves_the_old_state(host: FirewallHost) -> None:
     host.apply(**ALLOW)
-    host.sh("iptables -F INPUT; iptables -t mangle -F INPUT; rm -r /run/knock_firewall")
+    host.reboot()
     assert "has rebooted" in host.confirm()["msg"]
-    assert host.sh("ls /etc/iptables") == ""
+    assert not host.saved()
 
 
+@pytest.mark.iptables_only("one file is for both families")
 def test_a_mistake_in_ipv6_alone_changes_nothing_in_ipv4(host: FirewallHost) -> None:
     before = host.rules()
     answer = host.module(
@@ -349,6 +352,7 @@ def test_a_mistake_in_ipv6_alone_changes_nothing_in_ipv4(host: FirewallHost) -> 
     assert host.rules() == before
 
 
+@pytest.mark.iptables_only("one file is for both families")
 def test_rules_that_ipv6_takes_only_in_the_test_are_put_back_in_ipv4(host: FirewallHost) -> None:
     before = host.rules()
     host.sh("""
@@ -366,12 +370,26 @@ def test_check_mode_changes_nothing_and_says_what_would_change(host: FirewallHos
     before = host.rules()
     answer = host.apply(check=True, **ALLOW)
     assert answer["changed"]
-    assert any("KNOCK-ADMIT -s %s/32" % CLIENT in item["after"] for item in answer["diff"])
+    assert any(CLIENT in item["after"] for item in answer["diff"] if item["after_header"].startswith("live "))
     assert host.rules() == before
-    assert host.sh("ls -A /etc/iptables /var/lib") == "/etc/iptables:\n\n/var/lib:\n"
+    assert not host.saved()
+    assert host.sh("ls -A /var/lib") == ""
 
 
 def test_absent_leaves_no_trace_of_ours(host: FirewallHost) -> None:
+    host.admin.have_rules()
+    before = host.rules()
+    host.apply(**ALLOW, guard=True)
+    host.confirm()
+    assert host.module("firewall", state="absent")["changed"]
+    assert host.rules() == before
+    assert not host.saved()
+    assert host.sh("ls /etc/knockd-guard.conf /var/lib/knock_firewall 2>/dev/null || true") == ""
+    assert not host.module("firewall", state="absent")["changed"]
+
+
+@pytest.mark.iptables_only("the file is ours alone")
+def test_absent_leaves_saved_rules_of_others(host: FirewallHost) -> None:
     host.sh("iptables -A INPUT -p tcp --dport 25 -j DROP; iptables-save > /etc/iptables/rules.v4")
     before = host.rules()
     host.apply(**ALLOW, guard=True)
@@ -380,24 +398,40 @@ def test_absent_leaves_no_trace_of_ours(host: FirewallHost) -> None:
     assert host.rules() == before
     assert "KNOCK" not in host.sh("cat /etc/iptables/rules.v4")
     assert "--dport 25" in host.sh("cat /etc/iptables/rules.v4")
-    assert host.sh("ls /etc/iptables/rules.v6 /etc/knockd-guard.conf /var/lib/knock_firewall 2>/dev/null || true") == ""
-    assert not host.module("firewall", state="absent")["changed"]
+    assert host.saved() == ["/etc/iptables/rules.v4"]
 
 
 # --- what stops the play ---------------------------------------------------------------------------------------------
 
 
+IPTABLES = pytest.mark.iptables_only("it is done by nft")
+
+
 @pytest.mark.parametrize(
     "rule",
     [
-        "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9:22",
-        "iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER; "
-        "iptables -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 22 -j DNAT --to-destination 198.18.1.9:2022",
-        "ip6tables -t nat -A PREROUTING -p tcp -m multiport --dports 21:23,80 -j REDIRECT --to-ports 2222",
-        "nft add table ip mine; nft 'add chain ip mine pre { type nat hook prerouting priority -100; }'; "
-        "nft add rule ip mine pre tcp dport '{ 22, 80 }' dnat to 198.18.1.9",
+        pytest.param(
+            "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9:22",
+            marks=IPTABLES,
+            id="dnat",
+        ),
+        pytest.param(
+            "iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER; "
+            "iptables -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 22 -j DNAT --to-destination 198.18.1.9:2022",
+            marks=IPTABLES,
+            id="docker",
+        ),
+        pytest.param(
+            "ip6tables -t nat -A PREROUTING -p tcp -m multiport --dports 21:23,80 -j REDIRECT --to-ports 2222",
+            marks=IPTABLES,
+            id="ipv6-redirect",
+        ),
+        pytest.param(
+            "nft add table ip mine; nft 'add chain ip mine pre { type nat hook prerouting priority -100; }'; "
+            "nft add rule ip mine pre tcp dport '{ 22, 80 }' dnat to 198.18.1.9",
+            id="nftables",
+        ),
     ],
-    ids=["dnat", "docker", "ipv6-redirect", "nftables"],
 )
 def test_a_port_that_is_sent_elsewhere_is_seen(host: FirewallHost, rule: str) -> None:
     host.sh(rule)

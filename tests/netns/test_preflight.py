@@ -50,10 +50,38 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {},
         ["/etc/iptables/rules.v6", "--dport 25 -j DROP", "knock_firewall_existing_rules: merge"],
     ),
+    "saved_holes": (
+        "iptables -I INPUT -s 198.18.0.66 -p tcp --dport 22 -j ACCEPT; iptables -N f2b-sshd;"
+        "iptables-save > /etc/iptables/rules.v4",
+        {},
+        [
+            "holds nothing but what programs make again",
+            "filter: -A INPUT -s 198.18.0.66/32 -p tcp -m tcp --dport 22 -j ACCEPT",
+            "filter: chain f2b-sshd",
+            "merge to leave them out",
+        ],
+    ),
+    "nftables": (
+        "nft add table inet mine;"
+        "nft add chain inet mine in '{ type filter hook input priority 10; policy drop; }';"
+        "nft add rule inet mine in ct state established,related accept; nft add rule inet mine in tcp dport 443 accept",
+        {},
+        ["The nftables chain inet mine in on localhost lets nobody through to 22/tcp", "/etc/nftables.conf"],
+    ),
+    "legacy": (
+        "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -j DROP",
+        {},
+        ["INPUT of iptables-legacy on localhost lets nobody through to 22/tcp", "what nobody uses any more"],
+    ),
     "unreadable": (
         "echo iptables -F > /etc/iptables/rules.v4",
         {"knock_firewall_existing_rules": "merge"},
         ["/etc/iptables/rules.v4 cannot be read: line 1", "iptables -F"],
+    ),
+    "not_ssh": (
+        "true",
+        {"knock_firewall_allowlist_controller": True, "knock_firewall_allowlist": []},
+        ["the connection to localhost is not ssh", "Name it in knock_firewall_allowlist"],
     ),
     "sshd_elsewhere": (
         "true",
@@ -80,6 +108,43 @@ def test_nothing_stops_it_on_a_good_host_and_a_second_run_changes_nothing(host: 
     assert "failed=0" in host.play("variables", "preflight", "commit", **GOOD)
     assert "KNOCK-ADMIT -s 198.18.0.1/32" in host.rules()
     assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD)
+
+
+def test_a_hole_and_a_ban_that_were_saved_are_told_and_not_kept(host: FirewallHost) -> None:
+    host.sh("""
+        mkdir -p /run/sshd
+        iptables -A INPUT -p tcp --dport 25 -j DROP
+        iptables -N f2b-sshd
+        iptables -I INPUT -p tcp --dport 22 -j f2b-sshd
+        iptables -A f2b-sshd -s 198.18.0.99 -j REJECT
+        iptables -I INPUT -s 198.18.0.66 -p tcp --dport 22 -j ACCEPT
+        iptables-save > /etc/iptables/rules.v4
+    """)
+    live = host.rules()
+    answer = host.play("variables", "preflight", "commit", **GOOD, knock_firewall_existing_rules="merge")
+    assert "failed=0" in answer
+    assert "-A f2b-sshd -s 198.18.0.99/32" in answer, "what is left out is told"
+    saved = host.sh("cat /etc/iptables/rules.v4")
+    assert "--dport 25 -j DROP" in saved
+    assert "f2b" not in saved
+    assert "198.18.0.66" not in saved
+    assert set(live.splitlines()) <= set(host.rules().splitlines()), "what is live stays"
+    host.sh("iptables-restore /etc/iptables/rules.v4")
+    assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD, knock_firewall_existing_rules="merge")
+
+
+def test_who_else_decides_is_told(host: FirewallHost) -> None:
+    host.sh("""
+        mkdir -p /run/sshd
+        nft add table inet mine
+        nft add chain inet mine in '{ type filter hook input priority 10; policy drop; }'
+        nft add rule inet mine in ip saddr 198.18.0.0/24 accept
+        iptables-legacy -A INPUT -s 198.18.0.99 -j DROP
+    """)
+    answer = " ".join(host.play("variables", "preflight", **GOOD).split())
+    assert "failed=0" in answer
+    assert "The nftables chain inet mine in on localhost (1 rules, policy drop) decides" in answer
+    assert "INPUT of iptables-legacy on localhost (1 rules) decides" in answer
 
 
 def test_a_confirmation_that_fails_puts_everything_back(host: FirewallHost) -> None:

@@ -28,6 +28,11 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
             for family, tables in saved.items()
         },
         "refuses": {family: refuses(tables.get("filter")) for family, tables in saved.items()},
+        "base_chains": [],
+        "other_iptables": [],
+        "backend": "iptables",
+        "ours": [],
+        "nftables": {"tools": True, "refuses": {"v4": "", "v6": ""}},
         "sshd_ports": [22],
         "sshd_open": [],
         "escape_port": 0,

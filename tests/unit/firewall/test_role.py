@@ -66,6 +66,98 @@ def test_the_way_out_knows_no_mark() -> None:
     assert not [line for line in rules(text, "KNOCK-ESCAPE") if "mark" in line or "198.18.4.0" in line]
 
 
+DROP: dict[str, Any] = {
+    **ALLOW,
+    "knock_firewall_policy": "drop",
+    "knock_firewall_open_ports": ["443/tcp", "60000-60010/udp"],
+}
+
+
+def seen(address: str, **variables: Any) -> dict[str, Any]:
+    connection = {"stdout": "%s 50022 198.18.0.10 22" % address if address else ""}
+    return {"knock_firewall_allowlist_controller": True, "__knock_firewall_connection": connection, **variables}
+
+
+@pytest.mark.parametrize(
+    ("variables", "allowed"),
+    [
+        (seen("198.18.9.9"), {"v4": ["198.18.9.9/32"], "v6": []}),
+        (seen("fd00:5e5a::9", knock_firewall_allowlist=[]), {"v4": [], "v6": ["fd00:5e5a::9/128"]}),
+        (seen("fe80::9%eth0"), {"v4": [], "v6": ["fe80::9/128"]}),
+        (seen("198.18.4.9", **ALLOW), {"v4": ["198.18.0.7/32", "198.18.4.0/24"], "v6": ["fd00:5e5a:1::/64"]}),
+        (seen("198.18.9.9", ansible_connection="local"), {"v4": [], "v6": []}),
+        ({**seen("198.18.9.9", **ALLOW), "knock_firewall_allowlist_controller": False}, None),
+    ],
+    ids=["ipv4", "ipv6", "link-local", "already-there", "not-ssh", "not-wished"],
+)
+def test_the_controllers_own_address_is_added_where_that_is_wished(
+    variables: dict[str, Any], allowed: dict[str, list[str]] | None
+) -> None:
+    listed = allowed or {"v4": ["198.18.0.7/32", "198.18.4.0/24"], "v6": ["fd00:5e5a:1::/64"]}
+    assert evaluate("__knock_firewall_allow", **variables) == listed
+    assert evaluate("__knock_firewall_escape_allow", **variables) == listed
+
+
+@pytest.mark.parametrize(
+    ("seen_as", "own"), [("127.0.0.1", "127.0.0.1"), ("198.18.77.77", "127.0.0.1"), ("fd00:5e5a::77", "")]
+)
+def test_a_nat_shows_by_an_address_that_is_not_ours(seen_as: str, own: str) -> None:
+    connection = {"stdout": seen_as + " 1 2 3"}
+    variables = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
+    assert evaluate("__knock_firewall_own_address", **variables) == own
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_a_whole_host_firewall_ends_with_a_drop_of_its_own(template: str) -> None:
+    text = render(template, **DROP)
+    assert rules(text, "KNOCK")[-1] == "-A KNOCK -j DROP"
+    assert ":INPUT ACCEPT [0:0]" in text, "without our jump the host is open"
+    assert "-A KNOCK -p udp -m udp --dport 60000:60010 -j RETURN" in text
+
+
+@pytest.mark.parametrize("template", ["rules.v4.j2", "rules.v6.j2"])
+def test_who_passes_a_gate_does_not_meet_the_drop_behind_it(template: str) -> None:
+    entries = [line for line in rules(render(template, **DROP), "KNOCK") if "KNOCK-ADMIT" in line]
+    assert entries == ["-A KNOCK -p tcp -m tcp --dport 22 -g KNOCK-ADMIT"]
+
+
+def test_a_whole_host_firewall_refuses_strangers_in_silence() -> None:
+    assert "REJECT" not in render("rules.v4.j2", **DROP)
+    assert "refuse = drop" in render("guard.conf.j2", **DROP)
+
+
+def test_open_ports_count_under_the_policy_drop_only() -> None:
+    assert "443" not in render("rules.v4.j2", **{**DROP, "knock_firewall_policy": "accept"})
+
+
+def test_the_gates_say_what_the_rules_do() -> None:
+    allow = ["198.18.0.7/32", "198.18.4.0/24", "fd00:5e5a:1::/64"]
+    protected = {"name": "protected", "ports": ["22/tcp"], "knock": True, "allow": allow}
+    assert evaluate("__knock_firewall_gates", **ALLOW) == [protected]
+    variables = {**DROP, "knock_firewall_escape_port": 2222, "knock_firewall_escape_from": ["198.18.9.9"]}
+    assert evaluate("__knock_firewall_gates", **variables) == [
+        protected,
+        {"name": "escape", "ports": ["2222/tcp"], "knock": False, "allow": ["198.18.9.9/32"]},
+        {
+            "name": "open",
+            "ports": ["443/tcp", "60000-60010/udp"],
+            "knock": False,
+            "allow": ["0.0.0.0/0", "::/0"],
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "common"),
+    [([22], ["20-30/tcp"]), (["22/udp"], []), (["31/tcp", "443/tcp"], ["443/tcp"]), (["1-65535/tcp"], None), ([], [])],
+)
+def test_ports_in_common_are_named(others: list[Any], common: list[str] | None) -> None:
+    mine = ["20-30/tcp", "443/tcp"]
+    assert evaluate("mine | sesame.knock.common_ports(others)", mine=mine, others=others) == (
+        mine if common is None else common
+    )
+
+
 def test_every_protected_port_is_cleared_of_the_mark() -> None:
     text = render(
         "rules.v4.j2", **ALLOW, knock_firewall_ports=["22/tcp", "60000-60010/udp"], knock_firewall_mark="0x0800"
@@ -74,6 +166,42 @@ def test_every_protected_port_is_cleared_of_the_mark() -> None:
         "-A KNOCK-MARK -p tcp -m tcp --dport 22 -j MARK --set-xmark 0x0/0x800",
         "-A KNOCK-MARK -p udp -m udp --dport 60000:60010 -j MARK --set-xmark 0x0/0x800",
     ]
+
+
+def test_nftables_has_the_gates_of_iptables_for_both_families_in_one_table() -> None:
+    text = render(
+        "knock_firewall.nft.j2",
+        **ALLOW,
+        knock_firewall_ports=["22/tcp", "60000-60010/udp"],
+        knock_firewall_escape_port=2222,
+        knock_firewall_escape_from=["198.18.9.9"],
+        knock_firewall_mark="0x0800",
+    )
+    admit, escape = (text.partition("chain %s {" % name)[2].partition("}\n")[0] for name in ("admit", "escape"))
+    for network in ("ip saddr 198.18.0.7/32", "ip saddr 198.18.4.0/24", "ip6 saddr fd00:5e5a:1::/64"):
+        assert "\t%s accept\n" % network in admit
+        assert network not in escape
+    assert "meta mark & 0x800 == 0x800 accept" in admit
+    assert "mark" not in escape
+    assert text.count("meta mark set meta mark & 0xfffff7ff\n") == 2
+    assert "\ttcp dport 2222 goto escape\n" in text
+
+
+def test_nftables_passes_before_it_refuses_and_refuses_only_what_opens_a_connection() -> None:
+    text = render("knock_firewall.nft.j2", **ALLOW, knock_firewall_refuse="drop")
+    verdicts = [line.split()[-1] for line in text.partition("chain admit {")[2].splitlines() if "\t\t" in line]
+    verdicts = [verdict for verdict in verdicts if verdict in ("accept", "drop")]
+    assert verdicts == sorted(verdicts)
+    assert "reject" not in text
+    refusals = [line for line in text.splitlines() if line.endswith(" drop") and "invalid" not in line]
+    assert refusals
+    assert all("== syn " in line or "ct state new " in line for line in refusals)
+
+
+def test_nftables_is_as_silent_as_the_chains_of_others() -> None:
+    host = {**host_with(), "backend": "nftables", "nftables": {"tools": True, "refuses": {"v4": "", "v6": "drop"}}}
+    assert "reject" not in render("knock_firewall.nft.j2", host, **ALLOW)
+    assert "REJECT" in render("rules.v4.j2", host, **ALLOW, knock_firewall_backend="iptables")
 
 
 def test_the_guard_says_what_the_rules_say() -> None:

@@ -58,6 +58,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "knock_firewall_allowlist",
         "198.18.200.0/24",
     ),
+    "open_and_protected": (
+        {"knock_sequence": GOOD, "knock_firewall_policy": "drop", "knock_firewall_open_ports": ["1-1023/tcp"]},
+        "1-1023/tcp of knock_firewall_open_ports",
+        "knock_firewall_ports",
+    ),
+    "unknown_policy": ({"knock_sequence": GOOD, "knock_firewall_policy": "reject"}, "knock_firewall_policy", "drop"),
     "not_a_network": (
         {"knock_sequence": GOOD, "knock_firewall_allowlist": ["office"]},
         "knock_firewall_allowlist",

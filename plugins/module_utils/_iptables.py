@@ -1,0 +1,219 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our chains by the iptables commands that a host's alternatives name, iptables-nft and iptables-legacy alike."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Mapping, NamedTuple
+
+from ._change import Failure, Plan
+from ._files import read, write
+from ._rules import OWN_CHAINS, Table, chain_of, delta, foreign, has_own, leads, own_text, parse, render, target_of
+
+
+class Family(NamedTuple):
+    name: str
+    command: str
+    file: str
+
+
+FAMILIES = (
+    Family("v4", "iptables", "/etc/iptables/rules.v4"),
+    Family("v6", "ip6tables", "/etc/iptables/rules.v6"),
+)
+
+Rules = Mapping[str, Mapping[str, Table]]
+"""Family name to tables."""
+
+
+class Iptables:
+    """The live rules of a host, and the two files that netfilter-persistent loads at boot."""
+
+    def __init__(self, module: Any, texts: Mapping[str, str]) -> None:
+        self._module = module
+        self.texts = dict(texts)
+        """Family name to the whole text of its file; empty to remove our chains."""
+        self.wanted = {name: parse(text) for name, text in self.texts.items()}
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        return {family.file: self.texts[family.name] for family in FAMILIES}
+
+    def validate(self) -> None:
+        """Let iptables-restore read the files as the boot will."""
+        for family in FAMILIES:
+            self._restore(family, self.texts[family.name], "--test")
+
+    def live(self) -> dict[str, dict[str, Table]]:
+        """The tables as they are now; none on a host that has no iptables yet (which only check mode may meet)."""
+        return {family.name: self._live(family) for family in FAMILIES}
+
+    def plan(self) -> Plan:
+        """What has to change. Raises Failure where iptables-restore would refuse it."""
+        live = self.live()
+        deltas = self._deltas(live)
+        for family in FAMILIES:
+            self._restore(family, deltas.get(family.name, ""), "--noflush", "--test")
+        return Plan(
+            changes_live=any(deltas.values()),
+            undo=script(live, moved=True),
+            keep=script(self.wanted) if any(map(has_own, self.wanted.values())) else None,
+            diff=[
+                ("live rules of %s" % family.command, own_text(live[family.name]), own_text(self.wanted[family.name]))
+                for family in FAMILIES
+            ],
+        )
+
+    def make_live(self) -> None:
+        """Apply both families; again where a command door's hole has closed meanwhile, which makes places wrong."""
+        for attempts_left in (2, 1, 0):
+            try:
+                for family, text in self._deltas(self.live()).items():
+                    self._restore(_family(family), text, "--noflush")
+                return
+            except Failure:
+                if not attempts_left:
+                    raise
+
+    def differs(self) -> list[str]:
+        """The commands that list other rules than the wanted ones, compared as text."""
+        return [_family(name).command + "-save" for name, text in self._deltas(self.live()).items() if text]
+
+    def originals(self) -> dict[str, str | None]:
+        """The files as they were without us."""
+        return {family.file: without_own(read(family.file)) for family in FAMILIES}
+
+    def left_behind(self, originals: Mapping[str, str] | None) -> dict[str, str | None]:
+        """The files as they shall be without us: of before, but what others have saved since counts more than that."""
+        files = {}
+        for path, rest in self.originals().items():
+            original = None if originals is None else originals.get(os.path.basename(path))
+            files[path] = original if originals is not None and without_own(original) == rest else rest
+        return files
+
+    @property
+    def is_installed(self) -> bool:
+        return self._path(FAMILIES[0].command + "-save") is not None
+
+    def _path(self, command: str) -> str | None:
+        path: str | None = self._module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"])
+        return path
+
+    def _deltas(self, live: Rules) -> dict[str, str]:
+        return {
+            family.name: delta(dict(live[family.name]), self.wanted[family.name])
+            for family in FAMILIES
+            if is_there(family)
+        }
+
+    def _live(self, family: Family) -> dict[str, Table]:
+        command = self._path(family.command + "-save")
+        if not is_there(family) or (command is None and self._module.check_mode):
+            return {}
+        if command is None:
+            raise Failure("%s-save is missing: install iptables" % family.command)
+        status, out, err = self._module.run_command([command])
+        if status != 0:
+            raise Failure("%s-save failed: %s" % (family.command, err.strip()))
+        return parse(out)
+
+    def _restore(self, family: Family, text: str, *options: str) -> None:
+        """Feed text to iptables-restore; it takes a table whole or not at all."""
+        if not text or not is_there(family):
+            return
+        command = self._path(family.command + "-restore")
+        if command is None and self._module.check_mode:
+            return
+        # From a file: run_command ends the module if a command does not read all of its input
+        path = os.path.join(self._module.tmpdir, "rules." + family.name)
+        write(path, text)
+        status, out, err = self._module.run_command(
+            [command or family.command + "-restore", "-w", "10", *options, path]
+        )
+        if status != 0:
+            answer = (err or out).strip()
+            raise Failure("%s-restore %s refused the rules: %s" % (family.command, " ".join(options), answer))
+
+
+def _family(name: str) -> Family:
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def is_there(family: Family) -> bool:
+    """Whether the host has the family at all: a kernel without IPv6 has nothing to protect."""
+    return family.name == "v4" or os.path.isdir("/proc/sys/net/ipv6")
+
+
+def without_own(text: str | None) -> str | None:
+    """A file of saved rules as it was before us; None where there was none, or nothing but ours."""
+    if text is None or not has_own(parse(text)):
+        return text
+    return render(foreign(parse(text))) or None
+
+
+# --- scripts that need no Python -------------------------------------------------------------------------------------
+
+_HEAD = """\
+#!/bin/sh
+# Gives the KNOCK chains of this host the content below, both families, and touches no other chain. Written by the
+# module sesame.knock.firewall; run by the command knock-firewall.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+failed=0
+
+own() { # COMMAND TABLE: our chains and what leads to them, as they are now
+    "$1-save" -t "$2" 2>/dev/null | sed -n '@OWN@' | LC_ALL=C sort -s -k 2,2
+}
+
+transaction() { # COMMAND TABLE PLACE CHAINS WANTED: for COMMAND-restore --noflush
+    echo "*$2"
+    own "$1" "$2" | sed -n 's/^-A INPUT /-D INPUT /p'
+    for chain in $4; do echo ":$chain - [0:0]"; done # creates it, or empties it
+    echo "$5" | grep '^-A KNOCK'
+    others=$("$1-save" -t "$2" | grep '^-A INPUT ' | grep -vc -- '-j KNOCK')
+    echo "$5" | sed -n "s/^-A INPUT /-I INPUT $(($3 <= others ? $3 : others + 1)) /p"
+    for chain in $4; do echo "$5" | grep -q "^:$chain -\\$" || echo "-X $chain"; done
+    echo COMMIT
+}
+
+bring() { # COMMAND TABLE PLACE CHAINS: to what standard input says; PLACE 0: does not matter
+    wanted=$(cat)
+    if [ "$1" = ip6tables ] && [ ! -d /proc/sys/net/ipv6 ]; then return; fi
+    if [ "$3" = 0 ] && [ "$(own "$1" "$2")" = "$wanted" ]; then return; fi
+    for _ in 1 2 3; do # the rules of others may change between reading and writing
+        if transaction "$1" "$2" "$(($3 ? $3 : 1))" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then return; fi
+    done
+    failed=1
+}
+"""
+
+
+def script(rules: Rules, moved: bool = False) -> str:
+    """A shell script that gives our chains the content that they have in `rules`, or removes them.
+
+    With `moved`, a jump of ours goes back to its place even where it is there: it was not the first, and is now.
+    """
+    every = [chain for chains in OWN_CHAINS.values() for chain in chains]
+    either = r"\(%s\)" % r"\|".join(every)
+    own = r"s/ \[[0-9]*:[0-9]*\]$//; /^:%s -$/p; /^-A %s /p; /^-A INPUT -j %s$/p" % (either, either, either)
+    parts = [_HEAD.replace("@OWN@", own)]
+    for family in FAMILIES:
+        for name, chains in OWN_CHAINS.items():
+            table = rules.get(family.name, {}).get(name, Table())
+            lines = _own_lines(table, chains)
+            place = 0
+            if moved and not leads(table, chains[0]):
+                jumps = [i for i, rule in enumerate(table.rules_of("INPUT"), 1) if target_of(rule) == chains[0]]
+                place = jumps[0] if jumps else 0
+            call = "bring %s %s %d '%s' <<'RULES'" % (family.command, name, place, " ".join(chains))
+            parts.append("\n".join(["", call, *lines, "RULES", ""]))
+    return "".join(parts) + "exit $failed\n"
+
+
+def _own_lines(table: Table, chains: tuple[str, ...]) -> list[str]:
+    """As `own` of the script prints them."""
+    lines = [":%s -" % chain for chain in chains if chain in table.chains]
+    lines += list(dict.fromkeys(rule for rule in table.rules if rule in ["-A INPUT -j " + chain for chain in chains]))
+    lines += [rule for rule in table.rules if chain_of(rule) in chains]
+    return sorted(lines, key=lambda line: line.split()[1])

@@ -1,0 +1,127 @@
+# Copyright: (c) 2026, the sesame.knock authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is special about a host whose firewall is nftables itself: which backend it gets, and tables of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..unit.firewall.rendering import host_with, render
+from .firewall_host import FirewallHost
+from .lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab
+
+ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
+
+
+@pytest.fixture
+def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
+    """A host without iptables, whose owner has an /etc/nftables.conf that the boot loads."""
+    made = FirewallHost(lab, tmp_path, "native")
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+# --- which backend ---------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_uses_nftables_and_has_no_iptables_gets_nftables(host: FirewallHost) -> None:
+    info = host.module("firewall_info")
+    assert (info["backend"], info["ours"], info["nftables"]["tools"]) == ("nftables", [], True)
+
+
+def test_a_host_that_has_iptables_gets_that(host: FirewallHost) -> None:
+    for family in ("iptables", "ip6tables"):
+        for command in (family, family + "-save", family + "-restore"):
+            host.sh("ln -s /usr/sbin/%s /etc/alternatives/%s" % (command.replace(family, family + "-nft"), command))
+    assert host.module("firewall_info")["backend"] == "iptables"
+
+
+def test_a_host_that_uses_nothing_gets_iptables(host: FirewallHost) -> None:
+    host.sh("rm /etc/systemd/system/sysinit.target.wants/nftables.service")
+    assert host.module("firewall_info")["backend"] == "iptables"
+
+
+def test_what_has_our_rules_stays_also_when_iptables_is_installed_later(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    host.sh("rm /etc/systemd/system/sysinit.target.wants/nftables.service")
+    host.sh("ln -s /usr/sbin/iptables-nft-restore /etc/alternatives/iptables-restore")
+    info = host.module("firewall_info")
+    assert (info["backend"], info["ours"]) == ("nftables", ["nftables"])
+    host.admin.lose_all()
+    assert host.module("firewall_info")["ours"] == ["nftables"], "the file counts, too"
+
+
+def test_a_second_backend_beside_ours_stops_the_play(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    said = host.play("preflight", **ALLOW, knock_firewall_backend="iptables", knock_firewall_prove=False)
+    assert "has our rules in nftables" in said
+    assert "sesame.knock.uninstall" in said
+    said = host.play("preflight", **ALLOW, knock_firewall_prove=False)
+    assert "failed=0" in said, said
+
+
+# --- tables of others ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("flush ruleset\n", "flush or delete tables of others"),
+        ("add table ip nat\n", "make table ip nat"),
+        ("add rule inet knock_firewall input tcp dport 22 acept\n", "nft -c -f refused the rules"),
+        ("delete table inet knock_firewall\n", "make no table"),
+    ],
+    ids=["flush", "another", "syntax", "nothing"],
+)
+def test_a_file_that_is_not_just_our_table_changes_nothing(host: FirewallHost, more: str, complaint: str) -> None:
+    host.admin.have_rules()
+    before = host.rules()
+    text = render("knock_firewall.nft.j2", {**host_with(), **host.module("firewall_info")}, **ALLOW)
+    text = more + text if more.startswith("flush") else text + more
+    answer = host.module("firewall", state="applied", rules_nft=text)
+    assert answer["failed"]
+    assert complaint in answer["msg"]
+    assert host.rules() == before
+
+
+def test_a_file_that_adds_to_what_is_there_is_refused(host: FirewallHost) -> None:
+    text = "table inet knock_firewall { chain input { type filter hook input priority 0; tcp dport 22 drop; }; }\n"
+    answer = host.module("firewall", state="applied", rules_nft=text)
+    assert "add to those that are there" in answer["msg"]
+    assert not host.is_protected()
+
+
+def test_what_the_owner_flushes_comes_back(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    before = host.rules()
+    host.sh("nft flush ruleset")
+    assert host.lab.is_open(SERVER, source=STRANGER)
+    host.sh("knock-firewall check")
+    assert host.rules() == before
+    host.sh("nft flush chain inet knock_firewall admit; knock-firewall check")
+    assert host.rules() == before
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+
+
+def test_a_stranger_is_refused_in_silence_where_the_owner_drops(host: FirewallHost) -> None:
+    assert host.module("firewall_info")["nftables"]["refuses"] == {"v4": "", "v6": ""}
+    host.sh("nft add table ip6 mine; nft 'add chain ip6 mine in { type filter hook input priority 0; policy drop; }'")
+    assert host.module("firewall_info")["nftables"]["refuses"] == {"v4": "", "v6": "drop"}
+
+
+def test_check_mode_of_a_host_without_nft_says_what_would_change(host: FirewallHost) -> None:
+    text = render("knock_firewall.nft.j2", {**host_with(), **host.module("firewall_info")}, **ALLOW)
+    host.sh("mkdir /etc/sbin; mount --bind /etc/sbin /usr/sbin")
+    answer = host.module("firewall", check=True, state="applied", rules_nft=text)
+    assert answer["changed"], answer
+    assert "nft is missing" in host.module("firewall", state="applied", rules_nft=text)["msg"]
