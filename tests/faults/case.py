@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
 from . import controller
-from .checks import Outcome, Reached, Rules, is_settled, leftovers_of, reach, rules_of, secrets_of
+from .checks import (
+    Outcome,
+    Reached,
+    Rules,
+    is_settled,
+    last_change,
+    leftovers_of,
+    reach,
+    rules_of,
+    secrets_of,
+    timer_waits,
+)
 from .hosts import Host, Watch, small_disk
 from .traps import NeverReached, Trap
 
@@ -53,7 +64,8 @@ class Case:
             self.hold(play)
             yield play
             self.release(play)
-            play.wait()
+            if play.wait() == 0 and timer_waits(self.host):
+                self.outcome.problems.append("the play has succeeded, and the revert is still armed")
 
     def play(self) -> contextlib.AbstractContextManager[controller.Play]:
         return controller.play(self.host, CLOSE, self.log, **self.change.variables)
@@ -126,6 +138,7 @@ class Case:
                     Watch(self.site.allowed, self.host) as inside,
                 ):
                     began = time.time()
+                    self._last_change = last_change(self.host)
                     self.fault.strike(self)
                     self.settle()
                     self._judge(self._outside, inside, began)
@@ -136,18 +149,18 @@ class Case:
     def _judge(self, outside: Watch, inside: Watch, began: float) -> None:
         outcome, fault, allowed = self.outcome, self.fault, self.site.allowed
         settled = time.time()
-        rules = rules_of(self.host)
+        rules, has_ended = rules_of(self.host), last_change(self.host) != self._last_change
         outcome.now = reach(self.host, allowed, outside)
-        left = leftovers_of(self.host)
-        outcome.problems += ["left behind: %s" % name for name in left]
         outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
+        rebooting = time.time()
         with self.down():
             self.host.reboot()
         rebooted = rules_of(self.host)
+        outcome.problems += ["left behind: %s" % name for name in leftovers_of(self.host)]
         outcome.rebooted = reach(self.host, allowed, outside)
         ended = time.time()
 
-        outcome.happened = self._what(rules)
+        outcome.happened = self._what(rules, has_ended)
         if outcome.happened not in fault.accepted():
             outcome.problems.append("expected: %s, but it is %s" % (fault.expected, outcome.happened))
         outcome.agree = rules.agree() and rules == rebooted
@@ -157,10 +170,13 @@ class Case:
         for when, seen in (("", outcome.now), (" after a reboot", outcome.rebooted)):
             outcome.problems += [problem + when for problem in wrong_with(seen, closed)]
         # Whoever was shut out before, or is now, never gets in; the allowlist always does
-        for address, answer in outside.since(began if fault.start == "closed" else settled, ended):
-            if closed and answer == "open":
-                outcome.problems.append("for a moment, a stranger got in to %s" % address)
-                break
+        since = settled if fault.start == "open" else began
+        opened = [look for look in outside.seen if look[2] == "open" and since <= look[0] <= ended]
+        if closed and opened:
+            moments = ["%s at %+.1f s" % (address, when - rebooting) for when, address, dummy in opened]
+            outcome.problems.append(
+                "a stranger got in, for a moment (the last reboot is at 0 s): %s" % ", ".join(moments)
+            )
         missed = [
             "%s at %s" % (answer, address)
             for when, address, answer in inside.seen
@@ -169,11 +185,11 @@ class Case:
         if missed:
             outcome.problems.append("the allowlist was shut out %d times: %s" % (len(missed), sorted(set(missed))))
 
-    def _what(self, rules: Rules) -> str:
+    def _what(self, rules: Rules, has_ended: bool) -> str:
         if rules == self.change.rules:
             return "kept"
         if rules == self.before:
-            return "as before"
+            return "undone" if has_ended else "never began"
         if rules == self.other.rules:
             return "kept, the other's"
         return "neither the old rules nor the new ones"

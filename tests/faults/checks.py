@@ -88,20 +88,26 @@ def secrets_of(host: Host) -> list[str]:
 
 
 def leftovers_of(host: Host) -> list[str]:
-    """What a change must not leave behind."""
-    script = """
-        ls -d /var/lib/knock_firewall/change /etc/iptables/.knock* /etc/.knock* 2>/dev/null
-        systemctl is-active --quiet knock-firewall-revert.timer && echo knock-firewall-revert.timer
-        true
-    """
-    return host.shell(script).split()
+    """What a change must not leave behind: a journal, staged files."""
+    names = "/var/lib/knock_firewall/change /var/lib/knock_firewall/.knock* /etc/iptables/.knock* /etc/.knock*"
+    return host.shell("ls -d %s 2>/dev/null; true" % names).split()
+
+
+def timer_waits(host: Host) -> bool:
+    units = "knock-firewall-revert.timer knock-firewall-revert.service"
+    return host.shell("systemctl is-active %s; true" % units).split() != ["inactive", "inactive"]
 
 
 def is_settled(host: Host) -> bool:
-    """Whether no change is under way."""
-    return host.succeeds(
-        *("sh", "-c", "! systemctl is-active --quiet knock-firewall-revert.timer knock-firewall-revert.service"),
-    ) and host.succeeds(*("sh", "-c", "[ ! -e /var/lib/knock_firewall/change ]"))
+    """Whether no change is under way. A journal without a mark is none: nothing has been changed yet."""
+    marks = "ls /var/lib/knock_firewall/change 2>/dev/null | grep -e '^armed$' -e '^confirmed$'; true"
+    return not timer_waits(host) and not host.shell(marks)
+
+
+def last_change(host: Host) -> str:
+    """The name of the last change that came to an end, kept or undone."""
+    script = "cd /var/lib/knock_firewall/done 2>/dev/null && ls | grep -e '^armed$' -e '^confirmed$' && cat token; true"
+    return host.shell(script)
 
 
 @dataclass
