@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from . import controller
 from .checks import (
@@ -72,6 +72,12 @@ class Case:
 
     def play_of_the_other(self) -> contextlib.AbstractContextManager[controller.Play]:
         return controller.play(self.host, CLOSE, self.log.with_suffix(".other.log"), **self.other.variables)
+
+    def refuse(self, **variables: Any) -> None:
+        """A run of broken rules, which must not succeed."""
+        with controller.play(self.host, "play_broken.yml", self.log, **{**self.change.variables, **variables}) as play:
+            if play.wait() == 0:
+                self.outcome.problems.append("the play of broken rules has succeeded")
 
     def rerun(self) -> None:
         """The play again, without a fault."""

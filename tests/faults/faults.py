@@ -56,6 +56,8 @@ STEPS = (
 )
 LATER = Step("a change that was kept")
 ANY = Step("the whole change")
+JUDGED = Step("judged and rehearsed")
+UNJUDGED = Step("neither judged nor rehearsed")
 UNDOING = Step("while the host undoes", BOTH)
 
 OPEN, CLOSED, KEPT = "open", "closed", "kept"
@@ -97,6 +99,18 @@ def at(name: str, strike: Callable[[Case], None], *steps: Step, host_dies: bool 
     ]
 
 
+def candidate(what: str, *unjudged: str, **damage: list[list[str]]) -> list[Fault]:
+    """Broken rules: never applied; and where judging and rehearsing are left out, undone, as the proof fails.
+
+    What cannot be seen from the controller, only judging can tell: `unjudged` names the starts where it can be seen.
+    """
+    name = "rules with " + what
+    refused = "never began" if "syntax" in what else "undone"
+    return [Fault(name, JUDGED, start, "never began", strikes.candidate(True, damage)) for start in (OPEN, CLOSED)] + [
+        Fault(name, UNJUDGED, start, refused, strikes.candidate(False, damage)) for start in unjudged
+    ]
+
+
 FAULTS = [
     *at("controller killed", strikes.kill_controller, *STEPS),
     *at("network cut", strikes.cut_network, *STEPS[3:10], V6_SAVED),
@@ -135,6 +149,14 @@ FAULTS = [
     Fault("foreign mark on every packet", LATER, KEPT, "kept", strikes.mark_everything),
     Fault("conntrack -F", LIVE, OPEN, "kept", strikes.forget_connections),
     Fault("conntrack -F", CONFIRMED, CLOSED, "kept", strikes.forget_connections),
+    *candidate("no ESTABLISHED rule", OPEN, CLOSED, v4=strikes.NO_SESSIONS, v6=strikes.NO_SESSIONS),
+    *candidate("no ESTABLISHED rule in IPv6", v6=strikes.NO_SESSIONS),
+    *candidate("the allowlist forgotten", v4=strikes.NO_ALLOWLIST, v6=strikes.NO_ALLOWLIST),
+    *candidate("the allowlist forgotten in IPv6", v6=strikes.NO_ALLOWLIST),
+    *candidate("IPv6 forgotten", v6=strikes.NO_RULES),
+    *candidate("a syntax error in IPv6", OPEN, v6=strikes.NO_SENSE),
+    *candidate("the knock forgotten", OPEN, CLOSED, v4=strikes.NO_KNOCK, v6=strikes.NO_KNOCK),
+    *candidate("nobody refused", OPEN, v4=strikes.NO_REFUSAL, v6=strikes.NO_REFUSAL),
     Fault("fail2ban restarts", LIVE, OPEN, "kept", strikes.restart_fail2ban),
     Fault("fail2ban restarts", CONNECTING, CLOSED, "kept", strikes.restart_fail2ban),
     Fault("power lost", LATER, KEPT, "kept", strikes.lose_power_later),

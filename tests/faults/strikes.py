@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from typing import Callable
 
 from .case import Case
 
@@ -192,6 +193,29 @@ def change_sequence(case: Case) -> None:
         running.wait()
         case.settle()
     case.host.shell("cat /etc/knockd.conf.right >/etc/knockd.conf && systemctl restart knockd.service")
+
+
+# --- the candidate ---------------------------------------------------------------------------------------------------
+
+NO_SESSIONS = [
+    [r"^-A KNOCK-ADMIT .*RELATED,ESTABLISHED.*\n", ""],
+    [r"^-A KNOCK-ADMIT -p tcp .*-j REJECT.*", "-A KNOCK-ADMIT -p tcp -j REJECT --reject-with tcp-reset"],
+]
+"""What the article does: no ESTABLISHED rule, and each packet is refused, not only what opens a connection."""
+NO_ALLOWLIST = [[r"^-A KNOCK-ADMIT -s .*\n", ""]]
+NO_KNOCK = [[r"^-A KNOCK-ADMIT -m mark .*\n", ""]]
+NO_REFUSAL = [[r"^-A KNOCK-ADMIT -p tcp .*-j REJECT.*\n", ""]]
+NO_RULES = [[r"(?s).+", "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"]]
+NO_SENSE = [[r"-j KNOCK-ADMIT$", "-j KNOCK-ADMIT --sport"]]
+
+
+def candidate(judged: bool, damage: dict[str, list[list[str]]]) -> Callable[[Case], None]:
+    """A run with damaged rules; where they are neither judged nor rehearsed, only proof and deadline protect."""
+
+    def strike(case: Case) -> None:
+        case.refuse(is_judged=judged, **{"damage_" + family: steps for family, steps in damage.items()})
+
+    return strike
 
 
 # --- while the host undoes a change ----------------------------------------------------------------------------------
