@@ -53,7 +53,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     host = getattr(item, "funcargs", {}).get("host")
     if report.failed and host is not None:
         journal = host.run("journalctl --no-pager --lines 80 --unit knockd --unit ssh --unit netfilter-persistent")
-        rules = host.run("iptables-save; ip6tables-save")
+        rules = host.run("iptables-save; ip6tables-save; nft list ruleset")
         report.sections.append(("journal of %s" % host.backend.get_hostname(), journal.stdout))
         report.sections.append(("rules of %s" % host.backend.get_hostname(), rules.stdout))
     return report

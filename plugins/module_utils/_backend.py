@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, Sequence
 
 from ._change import Plan
+from ._gates import Gate
 from ._iptables import Iptables
+from ._judge import Judgement
+from ._loads import Load
 from ._nftables_backend import Nftables
 
 
@@ -28,6 +31,12 @@ class Backend(Protocol):
 
     def plan(self) -> Plan:
         """What has to change. Raises Failure where the commands would refuse it."""
+
+    def judge(self, gates: Sequence[Gate]) -> Judgement:
+        """Hold the rules, as text, to what the gates promise."""
+
+    def loads(self) -> dict[str, Load]:
+        """How the rules of each family, `v4` and `v6`, get into a kernel for a rehearsal, with the rules of others."""
 
     def make_live(self) -> None:
         """Change the live rules. Raises Failure."""

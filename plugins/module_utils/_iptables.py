@@ -6,11 +6,29 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from ._change import Failure, Plan
 from ._files import read, write
-from ._rules import OWN_CHAINS, Table, chain_of, delta, foreign, has_own, leads, own_text, parse, render, target_of
+from ._gates import Gate
+from ._judge import Judgement, judge
+from ._loads import Load, iptables_load
+from ._nftables import managed_by_iptables, of_others
+from ._rules import (
+    OWN_CHAINS,
+    OWN_JUMPS,
+    Table,
+    after,
+    chain_of,
+    delta,
+    foreign,
+    has_own,
+    leads,
+    own_text,
+    parse,
+    place_of,
+    render,
+)
 
 
 class Family(NamedTuple):
@@ -65,6 +83,40 @@ class Iptables:
                 for family in FAMILIES
             ],
         )
+
+    def judge(self, gates: Sequence[Gate]) -> Judgement:
+        """Hold what would be live, and what the next boot would load, to what the gates promise."""
+        live = self.live()
+        problems, remarks = [], []
+        for family in FAMILIES:
+            if not is_there(family):
+                continue
+            for tables, when in (
+                (after(live[family.name], self.wanted[family.name]), "%s"),
+                (self.wanted[family.name], "After the next boot: %s"),
+            ):
+                found = judge(tables, family.name, gates)
+                problems += [when % sentence for sentence in found.problems]
+                remarks += [when % sentence for sentence in found.remarks]
+        return Judgement(problems, remarks)
+
+    def loads(self) -> dict[str, Load]:
+        """How each family's rules, those of others included, get into a kernel for a rehearsal."""
+        live, others = self.live(), ""
+        nft = self._path("nft")
+        if nft:
+            dummy, listing, warnings = self._module.run_command([nft, "-s", "list", "ruleset"])
+            others = of_others(listing, managed_by_iptables(warnings))
+        return {
+            family.name: iptables_load(
+                self._path(family.command + "-restore") or "",
+                after(live[family.name], self.wanted[family.name]),
+                nft or "nft",
+                others,
+            )
+            for family in FAMILIES
+            if is_there(family)
+        }
 
     def make_live(self) -> None:
         """Apply both families; again where a command door's hole has closed meanwhile, which makes places wrong."""
@@ -166,23 +218,33 @@ own() { # COMMAND TABLE: our chains and what leads to them, as they are now
     "$1-save" -t "$2" 2>/dev/null | sed -n '@OWN@' | LC_ALL=C sort -s -k 2,2
 }
 
-transaction() { # COMMAND TABLE PLACE CHAINS WANTED: for COMMAND-restore --noflush
+transaction() { # COMMAND TABLE PLACES CHAINS WANTED: for COMMAND-restore --noflush
     echo "*$2"
-    own "$1" "$2" | sed -n 's/^-A INPUT /-D INPUT /p'
     for chain in $4; do echo ":$chain - [0:0]"; done # creates it, or empties it
     echo "$5" | grep '^-A KNOCK'
-    others=$("$1-save" -t "$2" | grep '^-A INPUT ' | grep -vc -- '-j KNOCK')
-    echo "$5" | sed -n "s/^-A INPUT /-I INPUT $(($3 <= others ? $3 : others + 1)) /p"
+    for place in $3; do
+        from=${place%=*} place=${place#*=}
+        there=$(own "$1" "$2" | grep "^-A $from ")
+        asked=$(echo "$5" | grep "^-A $from ")
+        if [ "$place" = 0 ] && [ "$there" = "$asked" ]; then continue; fi
+        echo "$there" | sed -n 's/^-A /-D /p'
+        others=$("$1-save" -t "$2" | grep "^-A $from " | grep -vc -- '-j KNOCK')
+        place=$((place == 0 ? 1 : place <= others ? place : others + 1))
+        echo "$asked" | sed -n "s/^-A $from /-I $from $place /p"
+    done
     for chain in $4; do echo "$5" | grep -q "^:$chain -\\$" || echo "-X $chain"; done
     echo COMMIT
 }
 
-bring() { # COMMAND TABLE PLACE CHAINS: to what standard input says; PLACE 0: does not matter
+bring() { # COMMAND TABLE PLACES CHAINS: to what standard input says; a place of 0 does not matter
     wanted=$(cat)
     if [ "$1" = ip6tables ] && [ ! -d /proc/sys/net/ipv6 ]; then return; fi
-    if [ "$3" = 0 ] && [ "$(own "$1" "$2")" = "$wanted" ]; then return; fi
+    case $3 in
+    *=[1-9]*) ;;
+    *) if [ "$(own "$1" "$2")" = "$wanted" ]; then return; fi ;;
+    esac
     for _ in 1 2 3; do # the rules of others may change between reading and writing
-        if transaction "$1" "$2" "$(($3 ? $3 : 1))" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then return; fi
+        if transaction "$1" "$2" "$3" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then return; fi
     done
     failed=1
 }
@@ -196,24 +258,26 @@ def script(rules: Rules, moved: bool = False) -> str:
     """
     every = [chain for chains in OWN_CHAINS.values() for chain in chains]
     either = r"\(%s\)" % r"\|".join(every)
-    own = r"s/ \[[0-9]*:[0-9]*\]$//; /^:%s -$/p; /^-A %s /p; /^-A INPUT -j %s$/p" % (either, either, either)
+    builtins = r"\(%s\)" % r"\|".join(sorted({builtin for jumps in OWN_JUMPS.values() for builtin, dummy in jumps}))
+    own = r"s/ \[[0-9]*:[0-9]*\]$//; /^:%s -$/p; /^-A %s /p; /^-A %s -j %s$/p" % (either, either, builtins, either)
     parts = [_HEAD.replace("@OWN@", own)]
     for family in FAMILIES:
         for name, chains in OWN_CHAINS.items():
             table = rules.get(family.name, {}).get(name, Table())
-            lines = _own_lines(table, chains)
-            place = 0
-            if moved and not leads(table, chains[0]):
-                jumps = [i for i, rule in enumerate(table.rules_of("INPUT"), 1) if target_of(rule) == chains[0]]
-                place = jumps[0] if jumps else 0
-            call = "bring %s %s %d '%s' <<'RULES'" % (family.command, name, place, " ".join(chains))
+            lines = _own_lines(table, chains, OWN_JUMPS[name])
+            places = [
+                (builtin, place_of(table, chain, builtin) if moved and not leads(table, chain, builtin) else 0)
+                for builtin, chain in OWN_JUMPS[name]
+            ]
+            where = " ".join("%s=%d" % place for place in places)
+            call = "bring %s %s '%s' '%s' <<'RULES'" % (family.command, name, where, " ".join(chains))
             parts.append("\n".join(["", call, *lines, "RULES", ""]))
     return "".join(parts) + "exit $failed\n"
 
 
-def _own_lines(table: Table, chains: tuple[str, ...]) -> list[str]:
+def _own_lines(table: Table, chains: tuple[str, ...], jumps: tuple[tuple[str, str], ...]) -> list[str]:
     """As `own` of the script prints them."""
     lines = [":%s -" % chain for chain in chains if chain in table.chains]
-    lines += list(dict.fromkeys(rule for rule in table.rules if rule in ["-A INPUT -j " + chain for chain in chains]))
+    lines += list(dict.fromkeys(rule for rule in table.rules if rule in ["-A %s -j %s" % jump for jump in jumps]))
     lines += [rule for rule in table.rules if chain_of(rule) in chains]
     return sorted(lines, key=lambda line: line.split()[1])

@@ -141,13 +141,19 @@ class _Judge:
             ways = self.walk.ways(kind, Packets(strangers, kind.ports, mark=mark), mark_set)
             if not ways.is_complete:
                 self._not_judged("a stranger is kept from %s" % str(ports))
-            # Who opens a hole for one source, or writes its address into a rule, means it
-            leaks = {(state.by, state.doubt == YES): state for state in ways.accepted if size(state.source) > 1}
-            new = [leak for leak in leaks.items() if leak[0][0] not in known]
-            known |= {by for (by, dummy), state in new}
-            for (by, is_sure), state in new[:_MOST_NAMED]:
+            leaks: dict[str, Packets] = {}
+            for state in sorted(ways.accepted, key=lambda state: state.doubt):
+                # Who opens a hole for one source means it
+                if size(state.source) > 1 and state.by not in known:
+                    there = leaks.setdefault(state.by, state)
+                    if there.doubt == state.doubt:
+                        leaks[state.by] = there._replace(dport=joined(there.dport, state.dport))
+            new = list(leaks.values())
+            known.update(leaks)
+            for state in new[:_MOST_NAMED]:
+                reaches = "reaches" if state.doubt == YES else "may reach"
                 reached = _words_for(state.dport, kind.protocol)
-                self.problem("%s %s %s, by %s." % (who, "reaches" if is_sure else "may reach", reached, _rule(by)))
+                self.problem("%s %s %s, by %s." % (who, reaches, reached, _rule(state.by)))
             if len(new) > _MOST_NAMED:
                 self.problem("%s reaches %s by %d more rules." % (who, ports, len(new) - _MOST_NAMED))
 
@@ -185,8 +191,8 @@ class _Judge:
                 if not answer.is_open:
                     self.remark("%s is banned from %s, by %s." % (way.who, ports, answer.refusal.by))
             elif answer.refusal.doubt == YES:
-                how = "reaches only in part" if answer.is_open else "does not reach"
-                self.problem("%s %s %s: %s decides." % (way.who, how, ports, answer.refusal.by))
+                how = "reaches %s only in part" if answer.is_open else "does not reach %s"
+                self.problem("%s %s: %s decides." % (way.who, how % str(ports), answer.refusal.by))
             else:
                 words = (answer.refusal.by, way.who, str(ports))
                 self.remark("%s may refuse %s at %s: that cannot be known from its text." % words)
@@ -202,7 +208,7 @@ class _Judge:
             if state.doubt == YES and not state.is_named and _left_of(state, accepted):
                 return _Answer(bool(accepted), state)
         if not accepted:
-            banned = next(state for state in ways.refused if state.doubt == YES)
+            banned = next((state for state in ways.refused if state.doubt == YES), None)
             return _Answer(False, banned, is_ban=size(start.source) == 1)
         for state in ways.refused:
             if state.doubt == LIKELY and not state.is_named:

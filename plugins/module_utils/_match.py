@@ -40,13 +40,21 @@ def _destinations(family: str, *networks: str) -> Spans:
     return possible
 
 
+_TO_MANY = ("224.0.0.0/4", "255.255.255.255/32", "ff00::/8")
+_TO_ITSELF = ("127.0.0.0/8", "::1/128")
 _DESTINATIONS = {
-    # No packet from outside is sent to what is the host's alone; and no connection is made to many at once
-    ("tcp", "v4"): _destinations("v4", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
-    ("tcp", "v6"): _destinations("v6", "::1/128", "ff00::/8"),
-    ("udp", "v4"): _destinations("v4", "127.0.0.0/8"),
-    ("udp", "v6"): _destinations("v6", "::1/128"),
-    ("ipv6-icmp", "v6"): _destinations("v6", "::1/128"),
+    # No connection is made to many at once; no packet from outside is sent to what is the host's alone
+    (family, protocol, interface): _destinations(
+        family,
+        *[
+            network
+            for network in _TO_MANY * (protocol == "tcp") + _TO_ITSELF * (interface != "lo")
+            if (":" in network) == (family == "v6")
+        ],
+    )
+    for family in EVERYWHERE
+    for protocol in ("tcp", "udp", "ipv6-icmp")
+    for interface in ("", "lo")
 }
 
 
@@ -230,8 +238,7 @@ def _read_destination(rule: Rule, values: list[str], is_negated: bool) -> None:
     spans = of_network(values[0])
 
     def test(packet: Packet) -> int:
-        from_outside = _DESTINATIONS[packet.protocol, packet.family]
-        possible = EVERYWHERE[packet.family] if packet.interface == "lo" else from_outside
+        possible = _DESTINATIONS[packet.family, packet.protocol, packet.interface]
         here = common(possible, spans)
         return NO if not here else YES if here == possible else LIKELY
 

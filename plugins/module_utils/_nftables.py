@@ -62,11 +62,6 @@ def differs(live: str, wanted: str) -> bool:
     return _lines(live) != _lines(wanted)
 
 
-def restoring(listing: str) -> str:
-    """The transaction that brings our table back as it was listed, or removes it where there was none."""
-    return REMOVE + listing
-
-
 def _lines(listing: str) -> list[str]:
     return [" ".join(line.split()) for line in listing.splitlines() if line.strip()]
 

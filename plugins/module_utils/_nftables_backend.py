@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from . import _nftables
 from ._change import Failure, Plan
 from ._files import read, write
-from ._nftables import FILE, LISTING, SCRATCH, TABLE, NftablesError
+from ._gates import Gate
+from ._judge import Judgement
+from ._loads import Load, nftables_load
+from ._nftables import FILE, LISTING, SCRATCH, TABLE, NftablesError, managed_by_iptables
 
 _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"])
 """Where a candidate is loaded to see how nft lists it: the second for root in a container who may not do the first."""
+
+_IPTABLES = ("iptables", "ip6tables")
 
 
 class Nftables:
@@ -58,6 +63,22 @@ class Nftables:
             diff=[("live table " + TABLE, live, wanted)],
         )
 
+    def judge(self, gates: Sequence[Gate]) -> Judgement:
+        """The judge reads iptables only; the rehearsal sees these rules at work."""
+        return Judgement([], [])
+
+    def loads(self) -> dict[str, Load]:
+        """How our table, and the rules of others, get into a kernel for a rehearsal."""
+        nft = self._nft() or ""
+        dummy, listing, warnings = self._module.run_command([nft, "-s", "list", "ruleset"])
+        by_iptables = [
+            ([restore], self._module.run_command([save])[1])
+            for restore, save in ((self._path(name + "-restore"), self._path(name + "-save")) for name in _IPTABLES)
+            if restore and save
+        ]
+        load = nftables_load(nft, self.text, _nftables.of_others(listing, managed_by_iptables(warnings)), by_iptables)
+        return {"v4": load, "v6": load}
+
     def make_live(self) -> None:
         """Swap our table for the wanted one, in one transaction."""
         if self.text or self.live():
@@ -99,7 +120,10 @@ class Nftables:
         return path
 
     def _nft(self) -> str | None:
-        path: str | None = self._module.get_bin_path("nft", opt_dirs=["/sbin", "/usr/sbin"])
+        return self._path("nft")
+
+    def _path(self, command: str) -> str | None:
+        path: str | None = self._module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"])
         return path
 
     def _is_ready(self) -> bool:

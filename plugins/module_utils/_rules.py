@@ -15,10 +15,16 @@ from typing import NamedTuple
 
 OWN_CHAINS = {
     # mangle comes first: the mark is cleared before the filter looks at it
-    "mangle": ("KNOCK-MARK",),
+    "mangle": ("KNOCK-MARK", "KNOCK-FORWARD", "KNOCK-PUBLISHED"),
     "filter": ("KNOCK", "KNOCK-ADMIT", "KNOCK-ESCAPE"),
 }
-"""The only chains that we ever touch. The first of each table is the one that INPUT jumps to."""
+"""The only chains that we ever touch."""
+
+OWN_JUMPS = {
+    "mangle": (("INPUT", "KNOCK-MARK"), ("FORWARD", "KNOCK-FORWARD"), ("POSTROUTING", "KNOCK-PUBLISHED")),
+    "filter": (("INPUT", "KNOCK"),),
+}
+"""What leads to them: a built-in chain, and the chain of ours that it jumps to where that is there."""
 
 _COUNTERS = re.compile(r"^\[\d+:\d+\]\s+")
 _CHAIN = re.compile(r"^:(\S+)\s+(\S+)(?:\s+\[\d+:\d+\])?$")
@@ -190,19 +196,25 @@ def refuses(table: Table | None, chain: str = "INPUT") -> str:
     return "drop" if table.chains.get(chain) == "DROP" else ""
 
 
-def leads(table: Table, chain: str) -> bool:
-    """Whether INPUT jumps to our chain exactly once, and before any rule that could let a stranger in.
+def leads(table: Table, chain: str, builtin: str = "INPUT") -> bool:
+    """Whether a built-in chain jumps to ours exactly once, and before any rule that could let a stranger in.
 
     fail2ban puts its jump before ours: that only refuses, and stays. The hole of a command door names one source
     address: that stays too. Anything else that accepts, or refuses all, has to come after us.
     """
-    rules = table.rules_of("INPUT")
+    rules = table.rules_of(builtin)
     jumps = [index for index, rule in enumerate(rules) if target_of(rule) == chain]
     return (
         len(jumps) == 1
         and _is_unconditional(rules[jumps[0]])
         and all(_may_go_before_us(table, rule) for rule in rules[: jumps[0]])
     )
+
+
+def place_of(table: Table, chain: str, builtin: str = "INPUT") -> int:
+    """The number of the first jump to our chain among the rules of a built-in one, from 1 on; 0 if there is none."""
+    rules = table.rules_of(builtin)
+    return next((number for number, rule in enumerate(rules, 1) if target_of(rule) == chain), 0)
 
 
 def _may_go_before_us(table: Table, rule: str, depth: int = 0) -> bool:
@@ -223,22 +235,23 @@ def own_text(tables: dict[str, Table]) -> str:
     for name, chains in OWN_CHAINS.items():
         table = tables.get(name, Table())
         body = [rule for chain in chains for rule in table.rules_of(chain)]
-        if leads(table, chains[0]):
-            body.insert(0, "-A INPUT -j " + chains[0])
+        jumps = ["-A %s -j %s" % jump for jump in OWN_JUMPS[name] if leads(table, jump[1], jump[0])]
         if body:
-            lines += ["*" + name] + body
+            lines += ["*" + name] + jumps + body
     return "".join(line + "\n" for line in lines)
 
 
 def delta(live: dict[str, Table], wanted: dict[str, Table]) -> str:
     """The text for `iptables-restore --noflush` that gives our chains the wanted content; empty if they have it.
 
-    One transaction per table. Chains of others are not named, INPUT is touched only where our jump has to move.
+    One transaction per table. Chains of others are not named; built-in ones are touched only where a jump has to move.
     """
     lines = []
     for name, chains in OWN_CHAINS.items():
         old, new = live.get(name, Table()), wanted.get(name, Table())
-        body = _delta_of_chains(old, new, chains) + _delta_of_jump(old, new, chains[0])
+        body = _delta_of_chains(old, new, chains)
+        for builtin, chain in OWN_JUMPS[name]:
+            body += _delta_of_jump(old, new, chain, builtin)
         body += ["-X " + chain for chain in chains if chain in old.chains and chain not in new.chains]
         if body:
             lines += ["*" + name] + body + ["COMMIT"]
@@ -253,14 +266,14 @@ def _delta_of_chains(old: Table, new: Table, chains: tuple[str, ...]) -> list[st
     return named + [rule for c in chains for rule in new.rules_of(c)]
 
 
-def _delta_of_jump(old: Table, new: Table, chain: str) -> list[str]:
+def _delta_of_jump(old: Table, new: Table, chain: str, builtin: str) -> list[str]:
     wanted = chain in new.chains
-    if wanted and leads(old, chain):
+    if wanted and leads(old, chain, builtin):
         return []
-    rules = old.rules_of("INPUT")
+    rules = old.rules_of(builtin)
     stale = [rule for rule in rules if target_of(rule) == chain]
     place = _holes_end([rule for rule in rules if rule not in stale], old)
-    return ["-D" + rule[2:] for rule in stale] + (["-I INPUT %d -j %s" % (place + 1, chain)] if wanted else [])
+    return ["-D" + rule[2:] for rule in stale] + (["-I %s %d -j %s" % (builtin, place + 1, chain)] if wanted else [])
 
 
 def _holes_end(rules: list[str], table: Table) -> int:

@@ -69,11 +69,7 @@ class Walk:
     """The rules of one family, read once for many walks."""
 
     def __init__(self, tables: dict[str, Table], family: str) -> None:
-        self._tables = {
-            name: _Chains(name, tables[name], family)
-            for name in TABLES
-            if name in tables and "INPUT" in tables[name].chains
-        }
+        self._tables = {name: _Chains(name, tables[name], family) for name in TABLES if name in tables}
 
     def loop(self) -> tuple[str, str] | None:
         """A rule, and its table, that leads back to a chain that led to it."""
@@ -111,8 +107,8 @@ class _Chains:
 
     def __init__(self, name: str, table: Table, family: str) -> None:
         self._name = name
-        self._policy = table.chains["INPUT"]
-        self._rules: dict[str, list[Rule]] = {chain: [] for chain in table.chains}
+        self._policy = table.chains.get("INPUT", "ACCEPT")
+        self._rules: dict[str, list[Rule]] = {chain: [] for chain in ("INPUT", *table.chains)}
         for text in table.rules:
             rule = read(text, family)
             self._rules.setdefault(rule.chain, []).append(rule)
@@ -246,7 +242,7 @@ def _split(step: Step, state: Packets) -> tuple[Packets | None, list[Packets]]:
             return None, [state]
         if source != state.source:
             outside.append(state._replace(source=without(state.source, rule.source)))
-        if rule.names_source and (source != state.source or size(source) == 1):
+        if rule.names_source and (source != state.source or size(rule.source) == 1):
             inside = inside._replace(source=source, is_named=True)
         else:
             inside = inside._replace(source=source)

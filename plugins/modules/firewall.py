@@ -14,9 +14,10 @@ author:
 version_added: 0.1.0
 short_description: Change the firewall of a host so that nobody is locked out
 description:
-  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK) of the mangle
-    table, for IPv4 and IPv6, to the state of two iptables-restore files. Where nftables itself is the firewall, it
-    brings the table C(inet knock_firewall) to the state of a file of nft.
+  - Brings the chains C(KNOCK), C(KNOCK-ADMIT) and C(KNOCK-ESCAPE) of the filter table and C(KNOCK-MARK),
+    C(KNOCK-FORWARD) and C(KNOCK-PUBLISHED) of the mangle table, for IPv4 and IPv6, to the state of two
+    iptables-restore files. Where nftables itself is the firewall, it brings the table C(inet knock_firewall) to the
+    state of a file of nft.
   - O(state=present) does all of it in one task. The rules are judged and rehearsed; a revert is armed on the host; the
     rules become live; the controller sees the port closed, knocks, and logs in over a new connection; over that one it
     confirms. What is not confirmed in time undoes itself, whatever becomes of the controller, of sshd, of this
@@ -214,7 +215,9 @@ from ansible_collections.sesame.knock.plugins.module_utils._backend import Backe
 from ansible_collections.sesame.knock.plugins.module_utils._change import GUARD, Change, Failure, Plan, knock_firewall
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
+from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP
+from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
 
@@ -254,6 +257,7 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
     files: dict[str, str | None] = {**backend.files, GUARD: module.params["guard"], KEEP: plan.keep}
     change = Change(module, files)
     differs = plan.changes_live or change.differs()
+    hold_to_promise(module, backend, differs)
     result = {
         "changed": differs or (module.check_mode and _change.install(module)),
         "armed": differs,
@@ -262,6 +266,24 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
         "diff": diff_of(plan.diff + diff_of_files({path: text for path, text in files.items() if path != KEEP})),
     }
     return result, plan, change
+
+
+def hold_to_promise(module: AnsibleModule, backend: Backend, differs: bool) -> None:
+    """Judge the rules, and rehearse a change of them. Raises Failure where a promise is broken."""
+    gates = read_gates(module.params["gates"], int(module.params["mark"], 16))
+    found = backend.judge(gates)
+    if found.problems:
+        raise Failure("Nothing has been changed, because of what the rules would do. %s" % " ".join(found.problems))
+    if not differs:
+        return
+    for remark in found.remarks:
+        module.warn(remark)
+    if gates and module.params["rehearse"] and backend.is_installed:
+        seen = rehearse(backend.loads(), gates)
+        if seen.problems:
+            raise Failure("Nothing has been changed, because a rehearsal has failed. %s" % " ".join(seen.problems))
+        for remark in ([seen.skipped] if seen.skipped else []) + seen.remarks:
+            module.warn(remark)
 
 
 def make_live(backend: Backend) -> str:

@@ -293,7 +293,7 @@ _SPELLINGS = [
 _HEADERS = ["[options]", "[ssh]", "[web]", "[ssh]  # two", "[a b]", '[say "hello"]', "[]", "[ssh", "[ü\udcff]"]
 _KEYS = [
     *("UseSyslog", "LogFile", "PidFile", "Interface", "Mark", "Guard", "State_Dir"),
-    *("Classic", "Strays", "Knockers", "Control"),
+    *("Classic", "Strays", "Knockers", "Control", "Published"),
     *("Sequence", "sequence", "One_Time_Sequences", "Seq_Timeout", "timeout", "TCPFlags", "Target"),
     *("open_ports", "open_timeout", "close_door", "command", "start_command", "start_command_6"),
     *("stop_command", "stop_command_6", "cmd_timeout", "ports", "allow", "refuse", "knock", "nonsense", ""),

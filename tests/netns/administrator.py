@@ -53,19 +53,23 @@ done
 
     def ban(self, address: str) -> None:
         """As fail2ban does it."""
-        self._each("-N f2b-sshd; COMMAND -I INPUT -p tcp --dport 22 -j f2b-sshd")
+        self._each("-N f2b-sshd; COMMAND -I INPUT -p tcp -j f2b-sshd")
         command = "ip6tables" if ":" in address else "iptables"
         self._sh("%s -A f2b-sshd -s %s -j REJECT" % (command, address))
 
     def mark_everything(self) -> None:
         self._each("-t mangle -A PREROUTING -j MARK --set-mark 0xffffffff")
 
-    def drop_by_default(self) -> None:
+    def drop_by_default(self, but: int = 22) -> None:
+        """What we accept they need not accept as well."""
         self._each("-P INPUT DROP")
 
     def open_all(self) -> None:
         """What our rules have to come back from."""
         self._each("-I INPUT -p tcp --dport 22 -j ACCEPT")
+
+    def flush_ours(self) -> None:
+        self._each("-F KNOCK; COMMAND -D INPUT -j KNOCK")
 
     def load_saved(self) -> None:
         """What a boot does with the saved rules."""
@@ -119,7 +123,7 @@ ln -sf /lib/systemd/system/nftables.service /etc/systemd/system/sysinit.target.w
         self._sh("nft add table inet f2b-table")
         self._sh("nft 'add chain inet f2b-table f2b-chain { type filter hook input priority -1; }'")
         family = "ip6" if ":" in address else "ip"
-        self._sh("nft add rule inet f2b-table f2b-chain tcp dport 22 %s saddr %s reject" % (family, address))
+        self._sh("nft add rule inet f2b-table f2b-chain meta l4proto tcp %s saddr %s reject" % (family, address))
 
     def mark_everything(self) -> None:
         self._sh(
@@ -127,12 +131,15 @@ ln -sf /lib/systemd/system/nftables.service /etc/systemd/system/sysinit.target.w
         )
         self._sh("nft add rule inet marks pre meta mark set 0xffffffff")
 
-    def drop_by_default(self) -> None:
-        """With SSH open to all: what drops in a chain of its own cannot be overruled by ours."""
+    def drop_by_default(self, but: int = 22) -> None:
+        """With SSH and a port open to all: what drops in a chain of its own cannot be overruled by ours."""
         self._sh("nft add table inet filter")
         self._sh("nft 'add chain inet filter input { type filter hook input priority 0; policy drop; }'")
-        for match in ("tcp dport 22", "icmpv6 type 1-255"):
-            self._sh("nft add rule inet filter input %s accept" % match)
+        for match in ("tcp dport { 22, %d }" % but, "icmpv6 type 1-255"):
+            self._sh("nft 'add rule inet filter input %s accept'" % match)
+
+    def flush_ours(self) -> None:
+        self._sh("nft flush table inet knock_firewall")
 
     def open_all(self) -> None:
         self._sh("nft flush chain inet knock_firewall admit")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ..unit.firewall.rendering import CHECKOUT, host_with, render
+from ..unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
 from .administrator import ByIptables, ByNft
 from .lab import Lab, eventually, run
 
@@ -51,6 +51,7 @@ class FirewallHost:
         self.collections = directory / "collections"
         (self.collections / "ansible_collections" / "sesame").mkdir(parents=True)
         (self.collections / "ansible_collections" / "sesame" / "knock").symlink_to(CHECKOUT)
+        self.backend_name = backend
         self.admin = ByNft(self.sh) if backend == "native" else ByIptables(self.sh)
         mounts = directory / "host"
         mounts.mkdir()
@@ -93,14 +94,38 @@ class FirewallHost:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    def python(self, script: str, *through: str) -> tuple[str, ...]:
+        """The command that runs a script which imports our module_utils; `through` is one that ends by becoming it."""
+        path = "PYTHONPATH=%s" % self.collections
+        return self.command(*through, "env", path, "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", script)
+
     def apply(
-        self, check: bool = False, revert_after: int = 600, guard: bool = False, **variables: Any
+        self,
+        check: bool = False,
+        revert_after: int = 600,
+        guard: bool = False,
+        rehearse: bool = False,
+        without: str = "",
+        **variables: Any,
     ) -> dict[str, Any]:
-        """The role's candidate for these variables, made live."""
+        """The role's candidate for these variables, or one that forgets a line, judged and made live."""
         info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
         rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
+        if without:
+            whole = dict(rules)
+            rules = {name: "".join(w for w in t.splitlines(True) if w.strip() != without) for name, t in whole.items()}
+            assert rules != whole, whole
         text = render("guard.conf.j2", info, **variables) if guard else None
-        return self.module("firewall", check, state="applied", guard=text, revert_after=revert_after, **rules)
+        return self.module(
+            "firewall",
+            check,
+            state="applied",
+            guard=text,
+            revert_after=revert_after,
+            rehearse=rehearse,
+            gates=evaluate("__knock_firewall_gates", info, **variables),
+            **rules,
+        )
 
     def play(self, *steps: str, **variables: Any) -> str:
         """What ansible-playbook says when it runs these tasks files of the role on the host itself."""

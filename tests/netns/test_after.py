@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 
@@ -61,7 +61,7 @@ def some_candidate(chance: random.Random, family: str) -> dict[str, Table]:
     if chance.random() < 0.2:
         return {}  # ours are to go
     escape = chance.choice([0, 2222])
-    variables = {"knock_firewall_allowlist": [CLIENT, CLIENT6], "knock_firewall_escape_port": escape}
+    variables: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6], "knock_firewall_escape_port": escape}
     return parse(render("rules.%s.j2" % family, **variables))
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
-from .firewall_host import BACKENDS, FirewallHost
+from .firewall_host import FirewallHost
 from .lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab, eventually
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
@@ -21,19 +20,6 @@ NOBODY: dict[str, Any] = {"knock_firewall_allowlist": []}
 BOTH = pytest.mark.parametrize(
     ("server", "client", "stranger"), [(SERVER, CLIENT, STRANGER), (SERVER6, CLIENT6, STRANGER6)], ids=["ipv4", "ipv6"]
 )
-
-
-@pytest.fixture(params=BACKENDS)
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """The server with sshd, no rules yet, and one of the two iptables, or neither."""
-    reason = request.node.get_closest_marker("iptables_only")
-    if reason and request.param == "native":
-        pytest.skip("nftables: " + reason.args[0])
-    made = FirewallHost(lab, tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def passes_a_word(lab: Lab, session: socket.socket) -> bool:

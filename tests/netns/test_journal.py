@@ -15,13 +15,14 @@ from .lab import CLIENT, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .test_firewall import ALLOW, NOBODY
 
 CHANGE = "/var/lib/knock_firewall/change"
-FILES = "/etc/iptables/rules.v4", "/etc/iptables/rules.v6"
+
+WITH_NFTABLES = pytest.mark.parametrize("host", ["nft", "native"], indirect=True)
 
 
 @pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
+def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
     """The server with sshd and no rules yet. What the backends do differently is in test_firewall.py."""
-    made = FirewallHost(lab, tmp_path, "nft")
+    made = FirewallHost(lab, tmp_path, getattr(request, "param", "nft"))
     try:
         yield made
     finally:
@@ -38,7 +39,7 @@ def is_closed(host: FirewallHost) -> list[bool]:
 
 def files_written(host: FirewallHost) -> bool:
     """Whether the rules of the candidate are what the next boot loads."""
-    return "KNOCK" in host.sh("cat %s %s 2>/dev/null || true" % FILES)
+    return host.admin.ours in host.sh("cat %s 2>/dev/null || true" % " ".join(host.admin.files))
 
 
 def ends_well(host: FirewallHost, closed: bool) -> None:
@@ -60,6 +61,7 @@ def test_killed_while_it_writes_the_journal(host: FirewallHost) -> None:
     ends_well(host, closed=False)
 
 
+@WITH_NFTABLES
 def test_killed_between_the_timer_and_the_mark(host: FirewallHost) -> None:
     token = host.apply(**ALLOW)["token"]
     host.sh("sh %s/undo; rm %s/armed" % ((CHANGE,) * 2))
@@ -75,12 +77,14 @@ def test_killed_between_the_families(host: FirewallHost) -> None:
     ends_well(host, closed=False)
 
 
+@WITH_NFTABLES
 def test_the_power_fails_before_the_confirmation(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.reboot()
     ends_well(host, closed=False)
 
 
+@WITH_NFTABLES
 def test_killed_right_after_the_confirmation(host: FirewallHost) -> None:
     token = host.apply(**ALLOW)["token"]
     host.sh("mv %s/armed %s/confirmed" % (CHANGE, CHANGE))
@@ -88,6 +92,7 @@ def test_killed_right_after_the_confirmation(host: FirewallHost) -> None:
     ends_well(host, closed=True)
 
 
+@WITH_NFTABLES
 def test_the_power_fails_right_after_the_confirmation(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.sh("mv %s/armed %s/confirmed" % (CHANGE, CHANGE))
@@ -96,6 +101,7 @@ def test_the_power_fails_right_after_the_confirmation(host: FirewallHost) -> Non
 
 
 @pytest.mark.parametrize("lines", [1, 3, 4, 5, 6, 7])
+@WITH_NFTABLES
 def test_the_power_fails_between_two_files(host: FirewallHost, lines: int) -> None:
     host.apply(**ALLOW, guard=True)
     host.sh(f"mv {CHANGE}/armed {CHANGE}/confirmed; head -n {lines} {CHANGE}/finish | sh")
@@ -103,6 +109,7 @@ def test_the_power_fails_between_two_files(host: FirewallHost, lines: int) -> No
     ends_well(host, closed=True)
 
 
+@WITH_NFTABLES
 def test_killed_while_the_rules_of_before_come_back(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.sh("sh %s/undo" % CHANGE)
@@ -194,10 +201,11 @@ def test_a_check_changes_nothing_where_nothing_is_missing(host: FirewallHost) ->
     assert host.rules() == before
 
 
+@WITH_NFTABLES
 def test_a_saved_file_that_cannot_be_loaded_opens_nothing(host: FirewallHost) -> None:
     host.apply(**ALLOW)
     host.confirm()
-    host.sh("sed -i '1i nonsense' %s %s" % FILES)
+    host.sh("sed -i '1i nonsense' %s" % " ".join(host.admin.files))
     host.reboot(loads=False)
     assert is_closed(host) == [True, True]
     assert host.lab.is_open(SERVER, source=CLIENT)

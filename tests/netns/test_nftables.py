@@ -69,6 +69,32 @@ def test_a_second_backend_beside_ours_stops_the_play(host: FirewallHost) -> None
     assert "failed=0" in said, said
 
 
+def test_a_good_host_is_closed_by_the_role_and_a_second_run_changes_nothing(host: FirewallHost) -> None:
+    host.sh("mkdir -p /run/sshd")
+    variables: dict[str, Any] = {**ALLOW, "knock_firewall_prove": False}
+    said = host.play("variables", "preflight", "commit", **variables)
+    assert "failed=0" in said, said
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert host.saved() == ["/etc/knock_firewall.nft"]
+    assert "changed=0" in host.play("variables", "preflight", "commit", **variables)
+
+
+@pytest.mark.parametrize("backend", ["auto", "nftables"])
+def test_doors_that_call_iptables_get_iptables(host: FirewallHost, backend: str) -> None:
+    host.sh("mkdir -p /run/sshd")
+    said = host.play(
+        "preflight",
+        **ALLOW,
+        knock_firewall_prove=False,
+        knock_firewall_backend=backend,
+        knockd_preset="open_close_commands",
+    )
+    if backend == "auto":
+        assert "failed=0" in said, said
+    else:
+        assert "cannot overrule our table of nftables" in " ".join(said.split())
+
+
 # --- tables of others ------------------------------------------------------------------------------------------------
 
 
@@ -125,3 +151,38 @@ def test_check_mode_of_a_host_without_nft_says_what_would_change(host: FirewallH
     answer = host.module("firewall", check=True, state="applied", rules_nft=text)
     assert answer["changed"], answer
     assert "nft is missing" in host.module("firewall", state="applied", rules_nft=text)["msg"]
+
+
+# --- the rehearsal ---------------------------------------------------------------------------------------------------
+
+
+def test_the_candidate_is_rehearsed_beside_the_owners_tables(host: FirewallHost) -> None:
+    host.admin.have_rules()
+    answer = host.apply(**ALLOW, rehearse=True, knock_firewall_escape_port=2222)
+    assert answer["armed"], answer
+    assert not answer.get("warnings")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("ip6 saddr %s/128 accept" % CLIENT6, "IPv6"),
+        ("tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset", "stranger"),
+        ("meta mark & 0x1000 == 0x1000 accept", "knock"),
+        ('iif "lo" accept', "host itself"),
+    ],
+)
+def test_a_candidate_that_forgets_a_line_is_never_applied(host: FirewallHost, line: str, complaint: str) -> None:
+    before = host.rules()
+    answer = host.apply(**ALLOW, rehearse=True, without=line)
+    assert answer["failed"]
+    assert "a rehearsal has failed" in answer["msg"]
+    assert complaint in answer["msg"]
+    assert host.rules() == before
+
+
+def test_an_owners_chain_that_drops_all_is_seen_in_the_rehearsal(host: FirewallHost) -> None:
+    host.sh("nft add table inet mine; nft 'add chain inet mine in { type filter hook input priority 0; policy drop; }'")
+    answer = host.apply(**ALLOW, rehearse=True)
+    assert "a rehearsal has failed" in answer["msg"]
+    assert "Without the rules of others this is not so" in answer["msg"]

@@ -1,14 +1,13 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A whole-host firewall (knock_firewall_policy: drop), with real iptables of both backends, in both families."""
+"""A whole-host firewall (knock_firewall_policy: drop), with both iptables and with nftables alone, in both families."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
@@ -24,16 +23,6 @@ DROP: dict[str, Any] = {
 BOTH = pytest.mark.parametrize(
     ("server", "client", "stranger"), [(SERVER, CLIENT, STRANGER), (SERVER6, CLIENT6, STRANGER6)], ids=["ipv4", "ipv6"]
 )
-
-
-@pytest.fixture(params=["nft", "legacy"])
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """The server with sshd, no rules yet, and one of the two iptables."""
-    made = FirewallHost(lab, tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def hears(lab: Lab, server: str, port: int, source: str) -> bool:
@@ -151,6 +140,7 @@ def test_neighbours_find_each_other_when_they_have_forgotten(host: FirewallHost)
     assert host.lab.is_open(SERVER6, CLIENT6)
 
 
+@pytest.mark.iptables_only("read in the template")
 def test_a_neighbour_from_afar_is_none(host: FirewallHost) -> None:
     host.apply(**DROP)
     rules = [rule for rule in host.run("ip6tables-save").splitlines() if "-A KNOCK -p ipv6-icmp" in rule]
@@ -173,8 +163,7 @@ def test_the_policy_of_input_is_not_ours_so_a_missing_jump_opens(host: FirewallH
     host.lab.sshd(444)
     host.apply(**DROP)
     assert not host.lab.is_open(SERVER, STRANGER, 444)
-    assert ":INPUT ACCEPT" in host.run("iptables-save", "-t", "filter")
-    host.run("iptables", "-D", "INPUT", "-j", "KNOCK")
+    host.admin.flush_ours()
     assert host.lab.is_open(SERVER, STRANGER, 444)
 
 
@@ -183,14 +172,14 @@ def test_a_ban_counts_for_open_ports_and_admitted_sources_too(host: FirewallHost
     host.apply(**DROP)
     assert host.lab.is_open(SERVER, CLIENT, 22)
     assert host.lab.is_open(SERVER, CLIENT, 443)
-    host.run("iptables", "-A", "INPUT", "-s", CLIENT, "-j", "REJECT")
+    host.admin.ban(CLIENT)
     assert not host.lab.is_open(SERVER, CLIENT, 22)
     assert not host.lab.is_open(SERVER, CLIENT, 443)
 
 
 def test_where_input_drops_too_what_is_open_stays_open(host: FirewallHost) -> None:
     host.lab.sshd(443)
-    host.run("iptables", "-P", "INPUT", "DROP")
+    host.admin.drop_by_default(but=443)
     host.apply(**DROP)
     host.confirm()
     assert host.lab.is_open(SERVER, STRANGER, 443)

@@ -36,7 +36,11 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "published": (
         "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9",
         {},
-        ["Port 22/tcp of localhost is sent elsewhere", "--to-destination 198.18.1.9", "Publish it on"],
+        [
+            "Port 22/tcp of localhost is sent elsewhere",
+            "--to-destination 198.18.1.9",
+            "knock_firewall_published: protect",
+        ],
     ),
     "docker": (
         "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9; mkdir /etc/bin;"
@@ -78,6 +82,11 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"knock_firewall_existing_rules": "merge"},
         ["/etc/iptables/rules.v4 cannot be read: line 1", "iptables -F"],
     ),
+    "published_without_a_door": (
+        "true",
+        {"knock_firewall_published": "protect", "knockd_preset": "start_stop_commands"},
+        ["knockd_preset is start_stop_commands and no door has open_ports", "Use knockd_preset: native"],
+    ),
     "not_ssh": (
         "true",
         {"knock_firewall_allowlist_controller": True, "knock_firewall_allowlist": []},
@@ -108,6 +117,14 @@ def test_nothing_stops_it_on_a_good_host_and_a_second_run_changes_nothing(host: 
     assert "failed=0" in host.play("variables", "preflight", "commit", **GOOD)
     assert "KNOCK-ADMIT -s 198.18.0.1/32" in host.rules()
     assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD)
+
+
+def test_a_published_port_stops_nothing_where_it_is_to_be_protected(host: FirewallHost) -> None:
+    host.sh("mkdir -p /run/sshd; iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9")
+    answer = host.play("variables", "preflight", "commit", **GOOD, knock_firewall_published="protect")
+    assert "failed=0" in answer
+    assert "Only the allowlist and knockers will get there" in " ".join(answer.split())
+    assert "-A POSTROUTING -j KNOCK-PUBLISHED" in host.rules()
 
 
 def test_a_hole_and_a_ban_that_were_saved_are_told_and_not_kept(host: FirewallHost) -> None:

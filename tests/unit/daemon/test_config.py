@@ -206,6 +206,12 @@ def test_a_sequence_in_the_wrong_place_is_not_shown(key: str, spelling: str) -> 
     assert sum(port in str(error.value) for port in ("20113", "11873", "28391")) < 2
 
 
+def test_published_ports_are_looked_after_where_the_file_says_so() -> None:
+    assert parse("[options]\nPublished = Yes\n", "k").published
+    assert not parse("[options]\nPublished = no\n", "k").published
+    assert not parse("", "k").published
+
+
 def test_how_many_knockers_are_remembered_is_a_number() -> None:
     assert parse("[options]\nKnockers = 1000\n", "k").knockers == 1000
     assert parse("", "k").knockers == 250_000
@@ -238,6 +244,7 @@ def test_how_many_knockers_are_remembered_is_a_number() -> None:
         ("[options]\nknockers = 9", 2, "'9' is no number of knockers: write one from 10 to 10000000"),
         ("[options]\nknockers = 10000001", 2, "'10000001'"),
         ("[options]\nknockers = 1e6", 2, "'1e6'"),
+        ("[options]\npublished = 22/tcp", 2, "'22/tcp' is not possible: write no or yes"),
         (DOOR + "logfile = /x", 4, "'logfile'"),
         (DOOR + "UseSyslog", 4, "'UseSyslog'"),
         ("\n\n[ssh]\ncommand = x", 3, "no sequence"),

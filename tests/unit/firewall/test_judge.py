@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from typing import Any
 
@@ -30,7 +32,12 @@ SYN_DROP = SYN_REFUSAL.replace("REJECT --reject-with tcp-reset", "DROP")
 def candidate(family: str, saved: str = OPEN, allow: tuple[str, ...] = ALLOW, **variables: Any) -> dict[str, Table]:
     """What role knock_firewall writes on a host with these rules."""
     variables = {"knock_firewall_allowlist": list(allow), "knock_firewall_allow_empty_allowlist": True, **variables}
-    return parse(render("rules.%s.j2" % family, host_with(saved, saved), **variables))
+    return parse(_rendered(family, saved, json.dumps(variables)))
+
+
+@functools.cache
+def _rendered(family: str, saved: str, variables: str) -> str:
+    return render("rules.%s.j2" % family, host_with(saved, saved), **json.loads(variables))
 
 
 def lacking(tables: dict[str, Table], words: str) -> dict[str, Table]:
@@ -120,6 +127,31 @@ def test_fail2ban_before_and_docker_behind_break_no_promise() -> None:
         assert judge(tables, "v4", [GATE]) == Judgement([], [])
     first = after(live, candidate("v4"))["filter"].rules
     assert first.index("-A INPUT -j KNOCK") < first.index("-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd")
+
+
+TAILSCALE = """\
+*filter
+:INPUT ACCEPT [0:0]
+:ts-input - [0:0]
+-A INPUT -j ts-input
+-A ts-input -s 100.99.98.97/32 -i lo -j ACCEPT
+-A ts-input -s 100.115.92.0/23 ! -i tailscale0 -j RETURN
+-A ts-input -s 100.64.0.0/10 ! -i tailscale0 -j DROP
+-A ts-input -i tailscale0 -j ACCEPT
+-A ts-input -p udp -m udp --dport 41641 -j ACCEPT
+COMMIT
+"""
+
+
+def test_tailscale_is_put_behind_us_and_before_us_may_let_strangers_in() -> None:
+    live = parse(TAILSCALE)
+    tables = after(live, candidate("v4"))
+    assert judge(tables, "v4", [GATE]) == Judgement([], [])
+    rules = tables["filter"].rules
+    rules.insert(0, rules.pop(rules.index("-A INPUT -j ts-input")))
+    rule = "-A ts-input -i tailscale0 -j ACCEPT"
+    assert said(judge(tables, "v4", [GATE]), "a stranger may reach 22/tcp, by rule `%s`" % rule)
+    assert after(tables, candidate("v4"))["filter"].rules_of("INPUT")[0] == "-A INPUT -j KNOCK", "and is put right"
 
 
 @pytest.mark.parametrize(
@@ -286,6 +318,11 @@ def test_a_mark_that_others_set_after_ours_is_followed(rule: str, is_leak: bool)
     assert all("--mark 0x1000/0x1000 -j RETURN" in problem for problem in problems)
 
 
+def test_what_was_unknown_of_a_mark_is_known_once_it_is_cleared() -> None:
+    restore = "-A INPUT -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"
+    assert judge(with_first(candidate("v4"), restore, table="mangle"), "v4", [GATE]) == Judgement([], [])
+
+
 def test_a_knock_does_not_open_the_way_out() -> None:
     tables = candidate("v4", CLOSED, knock_firewall_escape_port=2222)
     rule = "-A KNOCK-ESCAPE -m mark --mark 0x1000/0x1000 -j ACCEPT"
@@ -316,7 +353,7 @@ def test_a_forgotten_allowlist_is_locked_out() -> None:
 def test_an_allowlist_that_is_only_partly_there_is_said_to_be() -> None:
     gate = GATE._replace(allow=("198.18.0.16/28",))
     judgement = judge(candidate("v4", allow=("198.18.0.16/29",)), "v4", [gate])
-    assert said(judgement, "the allowlisted 198.18.0.16/28 reaches only in part 22/tcp", SYN_REFUSAL)
+    assert said(judgement, "the allowlisted 198.18.0.16/28 reaches 22/tcp only in part", SYN_REFUSAL)
 
 
 def test_a_missing_rule_for_the_mark_locks_knockers_out() -> None:
@@ -356,6 +393,13 @@ def test_a_refusal_of_all_but_one_shuts_the_others_out() -> None:
     first, second = judge(with_first(candidate("v4"), rule), "v4", [GATE]).problems
     assert "the allowlisted 198.18.0.16/28 does not reach 22/tcp: `%s`" % rule in first
     assert "an admitted knocker does not reach 22/tcp: `%s`" % rule in second
+
+
+def test_a_name_in_mangle_does_not_make_a_ban_of_a_refusal_in_the_filter() -> None:
+    tables = with_first(candidate("v4", allow=()), "-A INPUT -s 198.18.0.16/29 -j ACCEPT", table="mangle")
+    tables = with_first(tables, "-A INPUT -s 198.18.0.24/29 -p tcp --syn -j ACCEPT")
+    gate = GATE._replace(allow=("198.18.0.16/28",))
+    assert said(judge(tables, "v4", [gate]), "198.18.0.16/28 reaches 22/tcp only in part", SYN_REFUSAL)
 
 
 def test_our_return_is_not_enough_where_a_later_rule_refuses() -> None:
@@ -401,7 +445,7 @@ def test_a_port_that_is_open_to_all_is_reached_by_all() -> None:
     rule = "-A INPUT -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN ! -i lo -j DROP"
     assert said(judge(with_first(filter_of(), rule), "v4", [gate]), "nobody gets in to 443/tcp", rule)
     rule = "-A INPUT ! -s 198.18.0.0/15 ! -i lo -p tcp --syn -j DROP"
-    assert said(judge(with_first(filter_of(), rule), "v4", [gate]), "everybody reaches only in part 443/tcp", rule)
+    assert said(judge(with_first(filter_of(), rule), "v4", [gate]), "everybody reaches 443/tcp only in part", rule)
 
 
 def test_the_ban_of_an_allowlisted_address_is_remarked_and_leaving_nobody_is_a_problem() -> None:
@@ -411,6 +455,24 @@ def test_the_ban_of_an_allowlisted_address_is_remarked_and_leaving_nobody_is_a_p
     assert judge(tables, "v4", [GATE]) == Judgement([], [remark])
     alone = GATE._replace(allow=("198.18.7.7/32",), mark=0)
     assert "nobody gets in to 22/tcp, not even the allowlist: `%s`" % ban in judge(tables, "v4", [alone]).problems[-1]
+
+
+def test_a_refusal_of_the_network_around_an_allowlisted_address_is_no_ban() -> None:
+    rule = "-A INPUT -s 198.18.7.0/24 -j DROP"
+    assert said(
+        judge(with_first(candidate("v4"), rule), "v4", [GATE]), "198.18.7.7/32 does not reach 22/tcp: `%s`" % rule
+    )
+
+
+def test_a_rule_that_surely_lets_in_is_named_once() -> None:
+    rules = (
+        "-A INPUT -m set --match-set x src -j other",
+        "-A INPUT -p tcp -m tcp --dport 22:23 -j other",
+        "-A other -p tcp -j ACCEPT",
+    )
+    gate = GATE._replace(ports=(parse_ports("20-30/tcp"),))
+    tables = with_first(candidate("v4", knock_firewall_ports=["20-30/tcp"]), *rules)
+    assert said(judge(tables, "v4", [gate]), "a stranger reaches 22-23/tcp, by rule `-A other -p tcp -j ACCEPT`")
 
 
 def test_a_network_that_is_banned_piece_by_piece_is_locked_out() -> None:
@@ -451,6 +513,58 @@ def test_a_host_that_wants_no_router_advertisements_may_say_so() -> None:
     judgement = judge(with_last(candidate("v6"), rule), "v6", [GATE])
     assert judgement.problems == []
     assert judgement.remarks == ["IPv6: router advertisements do not come in: `%s` of the filter table decides." % rule]
+
+
+# --- what is spelled otherwise ---------------------------------------------------------------------------------------
+
+
+def test_a_file_that_declares_no_built_in_chain_is_read_all_the_same() -> None:
+    tables = parse("*filter\n-A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n")
+    assert said(
+        judge(tables, "v4", [GATE]), "a stranger reaches 22/tcp, by rule `-A INPUT -p tcp --dport 22 -j ACCEPT`"
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT --protocol tcp --destination-port 22 --jump DROP",
+        "-A INPUT --source 0.0.0.0/0 --match tcp -p tcp --destination-port 22 --jump DROP",
+        "-A INPUT -p 6 -m multiport --destination-ports 22 -g refuse",
+        "-A INPUT -m mark --mark 0x0/0x8 -p tcp -j DROP",
+        "-A INPUT -s 198.18.0.0/255.254.0.0 -p tcp -j DROP",
+    ],
+)
+def test_a_refusal_is_understood_however_it_is_spelled(rule: str) -> None:
+    problems = judge(with_first(candidate("v4"), rule, "-A refuse -j DROP"), "v4", [GATE]).problems
+    by = "-A refuse -j DROP" if "-g refuse" in rule else rule
+    assert [problem for problem in problems if "does not reach 22/tcp" in problem or "nobody" in problem], problems
+    assert any("`%s` of the filter table decides." % by in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -m connmark ! --mark 0x1 -m mark --mark 0x0/0x8 -p tcp -j DROP",
+        "-A INPUT -m set ! --match-set friends src -p tcp --dport 22 -j DROP",
+        "-A INPUT -p tcp --dport ssh -j DROP",
+        "-A INPUT -s bastion.example -j DROP",
+        '-A INPUT -m comment --comment "\'" -j',
+        "-A INPUT -m",
+        "-A INPUT",
+        "-A INPUT -p tcp ! --dport",
+        "-A INPUT -j nowhere",
+        "-A INPUT -j MARK",
+        "-A INPUT -m mark --mark x -j ACCEPT",
+    ],
+)
+def test_whatever_a_rule_says_there_is_a_judgement(rule: str) -> None:
+    tables = with_first(candidate("v4"), rule, "-A refuse -j DROP")
+    judgement = judge(tables, "v4", [GATE])
+    assert all(
+        sentence.startswith("IPv4: ") and sentence.endswith(".")
+        for sentence in [*judgement.problems, *judgement.remarks]
+    )
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -48,11 +48,6 @@ def test_only_rules_are_compared_not_how_they_stand_on_the_page() -> None:
     assert _nftables.differs("", OURS)
 
 
-def test_what_was_before_comes_back_in_one_transaction() -> None:
-    assert _nftables.restoring(OURS) == _nftables.REMOVE + OURS
-    assert _nftables.restoring("") == _nftables.REMOVE
-
-
 def test_tables_of_others_are_those_that_stay_when_we_and_the_daemon_go() -> None:
     ruleset = OWNED + FILTER + OURS + MANAGED + NETDEV
     assert [table.name for table in _nftables.tables(ruleset)] == ["knockd", "filter", "knock_firewall", "filter", "t"]

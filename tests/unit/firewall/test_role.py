@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
-from .rendering import evaluate, host_with, render
+from .rendering import CHECKOUT, evaluate, host_with, render
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.7", "198.18.4.0/24", "fd00:5E5A:1::/64"]}
 
@@ -103,7 +104,7 @@ def test_the_controllers_own_address_is_added_where_that_is_wished(
 )
 def test_a_nat_shows_by_an_address_that_is_not_ours(seen_as: str, own: str) -> None:
     connection = {"stdout": seen_as + " 1 2 3"}
-    variables = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
+    variables: dict[str, Any] = {"ansible_host": "127.0.0.1", "__knock_firewall_connection": connection}
     assert evaluate("__knock_firewall_own_address", **variables) == own
 
 
@@ -202,6 +203,37 @@ def test_nftables_is_as_silent_as_the_chains_of_others() -> None:
     host = {**host_with(), "backend": "nftables", "nftables": {"tools": True, "refuses": {"v4": "", "v6": "drop"}}}
     assert "reject" not in render("knock_firewall.nft.j2", host, **ALLOW)
     assert "REJECT" in render("rules.v4.j2", host, **ALLOW, knock_firewall_backend="iptables")
+
+
+def test_published_ports_are_nobodys_matter_unless_asked_for() -> None:
+    text = render("rules.v4.j2", **ALLOW)
+    assert "ctorigdstport" not in text
+    assert "KNOCK-PUBLISHED" not in text
+
+
+def test_published_ports_are_known_by_the_port_that_the_connection_was_made_to() -> None:
+    text = render(
+        "rules.v6.j2",
+        **ALLOW,
+        knock_firewall_published="protect",
+        knock_firewall_ports=["22/tcp", "60000-60010/udp"],
+    )
+    sent = "-p udp -m conntrack --ctstate DNAT --ctorigdstport 60000:60010"
+    assert "-A KNOCK-FORWARD %s -j MARK --set-xmark 0x0/0x1000\n" % sent in text
+    assert "-A KNOCK-MARK %s -j MARK --set-xmark 0x0/0x1000\n" % sent in text
+    assert "-A KNOCK %s -j KNOCK-ADMIT\n" % sent in text
+    verdicts = [line.partition(" -j ")[2] for line in rules(text, "KNOCK-PUBLISHED")]
+    assert verdicts == ["RETURN"] * 4 + ["DROP"] * 2
+    assert "-A KNOCK-PUBLISHED -s fd00:5e5a:1::/64 -j RETURN\n" in text
+    assert rules(text, "POSTROUTING") == ["-A POSTROUTING -j KNOCK-PUBLISHED"]
+
+
+@pytest.mark.parametrize(("asked", "is_on"), [("stop", False), ("protect", True)])
+def test_the_daemon_admits_to_published_ports_where_they_are_protected(asked: str, is_on: bool) -> None:
+    defaults = yaml.safe_load((CHECKOUT / "roles" / "knockd" / "defaults" / "main.yml").read_text())
+    expression = defaults["knockd_published"].strip("{} ")
+    assert evaluate(expression, knock_firewall_published=asked) is is_on
+    assert evaluate(expression.replace("knock_firewall_published", "nothing_of_that_name")) is False
 
 
 def test_the_guard_says_what_the_rules_say() -> None:

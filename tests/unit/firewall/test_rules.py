@@ -14,8 +14,10 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     delta,
     foreign,
     leads,
+    own_text,
     parse,
     parse_ports,
+    place_of,
     published,
     published_by_nftables,
     refuses,
@@ -191,6 +193,49 @@ def test_chains_that_are_no_longer_wanted_go() -> None:
     text = delta(parse(SAVED), {})
     assert "-D INPUT -j KNOCK\n" in text
     assert text.endswith("-X KNOCK\n-X KNOCK-ADMIT\nCOMMIT\n")
+
+
+PUBLISHED = """\
+*mangle
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:KNOCK-MARK - [0:0]
+:KNOCK-FORWARD - [0:0]
+:KNOCK-PUBLISHED - [0:0]
+-A INPUT -j KNOCK-MARK
+-A FORWARD -j KNOCK-FORWARD
+-A POSTROUTING -j KNOCK-PUBLISHED
+-A KNOCK-PUBLISHED -p tcp -j DROP
+COMMIT
+"""
+
+
+def test_each_of_our_chains_is_jumped_to_from_its_own_place() -> None:
+    text = delta({}, parse(PUBLISHED))
+    for jump in ("INPUT 1 -j KNOCK-MARK", "FORWARD 1 -j KNOCK-FORWARD", "POSTROUTING 1 -j KNOCK-PUBLISHED"):
+        assert "-I %s\n" % jump in text
+    assert delta(parse(PUBLISHED), parse(PUBLISHED)) == ""
+    assert "-A POSTROUTING -j KNOCK-PUBLISHED\n" in own_text(parse(PUBLISHED))
+    assert foreign(parse(PUBLISHED)) == {}
+
+
+def test_published_ports_that_are_no_longer_protected_leave_nothing() -> None:
+    text = delta(parse(PUBLISHED), parse(SAVED))
+    assert text.startswith("*mangle\n")
+    for line in ("-D FORWARD -j KNOCK-FORWARD", "-D POSTROUTING -j KNOCK-PUBLISHED", "-X KNOCK-FORWARD"):
+        assert line + "\n" in text
+    assert "-D INPUT" not in text
+
+
+def test_a_jump_that_comes_too_late_in_its_own_place_is_moved() -> None:
+    late = "-A POSTROUTING -o eth0 -j ACCEPT\n-A POSTROUTING -j KNOCK-PUBLISHED\n"
+    live = parse(PUBLISHED.replace("-A POSTROUTING -j KNOCK-PUBLISHED\n", late))
+    assert place_of(live["mangle"], "KNOCK-PUBLISHED", "POSTROUTING") == 2
+    assert place_of(live["mangle"], "KNOCK-PUBLISHED", "FORWARD") == 0
+    assert delta(live, parse(PUBLISHED)) == (
+        "*mangle\n-D POSTROUTING -j KNOCK-PUBLISHED\n-I POSTROUTING 1 -j KNOCK-PUBLISHED\nCOMMIT\n"
+    )
 
 
 # --- ports that never meet INPUT -------------------------------------------------------------------------------------

@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.sesame.knock.plugins.module_utils._match import YES, Packet
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Table
-from ansible_collections.sesame.knock.plugins.module_utils._spans import EVERYWHERE, common, joined, size, without
+from ansible_collections.sesame.knock.plugins.module_utils._spans import (
+    EVERYWHERE,
+    Spans,
+    common,
+    joined,
+    size,
+    without,
+)
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
 
 CHAINS = ("INPUT", "a", "b", "c")
@@ -25,10 +31,25 @@ ADDRESSES = tuple(int(ip_address(text)) for text in ("10.1.1.1", "10.1.1.2", "10
 PORTS = (22, 23, 24, 30)
 KIND = Packet("v4", "tcp", "NEW", ((22, 30),), "SYN")
 
+
+class One(NamedTuple):
+    source: int
+    port: int
+    mark: int
+
+
 # What a rule asks, as text, and what a packet has to be: the plainest reading of it
-MATCHES = {
-    **{"-s %s" % net: (lambda p, n=net: ip_address(p.source) in ip_network(n)) for net in SOURCES},
-    **{"! -s %s" % net: (lambda p, n=net: ip_address(p.source) not in ip_network(n)) for net in SOURCES},
+def _comes_from(network: str) -> Callable[[One], bool]:
+    return lambda packet: ip_address(packet.source) in ip_network(network)
+
+
+def _comes_not_from(network: str) -> Callable[[One], bool]:
+    return lambda packet: ip_address(packet.source) not in ip_network(network)
+
+
+MATCHES: dict[str, Callable[[One], bool]] = {
+    **{"-s " + network: _comes_from(network) for network in SOURCES},
+    **{"! -s " + network: _comes_not_from(network) for network in SOURCES},
     "-p tcp -m tcp --dport 22": lambda p: p.port == 22,
     "-p tcp -m tcp --dport 23:24": lambda p: p.port in (23, 24),
     "-p tcp -m multiport ! --dports 22,30": lambda p: p.port not in (22, 30),
@@ -40,8 +61,8 @@ MATCHES = {
     "-m mark --mark 0x1/0x1": lambda p: p.mark & 1 == 1,
     "-m mark ! --mark 0x2/0x3": lambda p: p.mark & 3 != 2,
     "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN": lambda p: True,
-    "-m comment --comment \"-j DROP\"": lambda p: True,
-}  # fmt: skip
+    '-m comment --comment "-j DROP"': lambda p: True,
+}
 MARKS = {
     "MARK --set-xmark 0x1/0x1": lambda mark: mark | 1,
     "MARK --set-xmark 0x0/0x1": lambda mark: mark & ~1,
@@ -50,12 +71,6 @@ MARKS = {
     "MARK --set-mark 0x2": lambda mark: 2,
 }
 UNKNOWN = "-m set --match-set x src"
-
-
-class One(NamedTuple):
-    source: int
-    port: int
-    mark: int
 
 
 @st.composite
@@ -126,14 +141,19 @@ def test_sets_of_packets_end_where_each_packet_ends(table: Table, mark: int) -> 
         assert {verdict for verdict, doubt in here if doubt == YES} == ends_of(table, packet, (False,))
 
 
-spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=6).map(
-    lambda items: functools.reduce(joined, [((first, first + length),) for first, length in items], ())
-)
+def _together(items: list[tuple[int, int]]) -> Spans:
+    found: Spans = ()
+    for first, length in items:
+        found = joined(found, ((first, first + length),))
+    return found
+
+
+spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=6).map(_together)
 
 
 @given(spans, spans)
-def test_spans_are_sets_of_numbers(left: tuple, right: tuple) -> None:
-    def numbers(found: tuple) -> set[int]:
+def test_spans_are_sets_of_numbers(left: Spans, right: Spans) -> None:
+    def numbers(found: Spans) -> set[int]:
         assert list(found) == sorted(found)
         assert sum(last - first + 1 for first, last in found) == size(found)
         return {number for first, last in found for number in range(first, last + 1)}

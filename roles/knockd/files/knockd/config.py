@@ -38,7 +38,7 @@ FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 92
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
 COMMANDS = ("start_command", "start_command_6", "stop_command", "stop_command_6")
 OPTIONS = (
-    *("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "state_dir"),
+    *("usesyslog", "logfile", "pidfile", "interface", "mark", "guard", "published", "state_dir"),
     *("classic", "strays", "knockers", "control"),
 )
 DOOR = (
@@ -127,6 +127,7 @@ def parse(text: str, name: str) -> Settings:
         pid_file=text_of("pidfile"),
         mark=_read(options, "mark", name, _mark, Settings.mark),
         guard_file=text_of("guard"),
+        published=_read(options, "published", name, _one_of("no", "yes"), "no") == "yes",
         state_dir=text_of("state_dir"),
         classic=_read(options, "classic", name, _classic, Settings.classic),
         strays=_read(options, "strays", name, _strays, Settings.strays),

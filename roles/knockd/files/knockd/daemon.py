@@ -248,11 +248,11 @@ class Daemon:
         """The table as the settings want it; without strays, if the kernel cannot tell them."""
         rest = settings.mark, settings.doors, settings.guards
         try:
-            table.install(*rest, group)
+            table.install(*rest, group, settings.published)
         except KernelError as error:
             if group is None:
                 raise
-            table.install(*rest)
+            table.install(*rest, published=settings.published)
             self._lookout.give_up(str(error))
         return table
 

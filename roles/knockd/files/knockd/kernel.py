@@ -9,6 +9,8 @@ table inet knockd {
     set ranges4, ranges6            # the same for ranges of ports, made when a door opens one
     chain admit                     # before the filter: marks packets of admitted sources
     chain guard                     # after the filter: refuses new connections to protected ports
+    chain admit_published           # the same two for packets that the host hands on to a container or another host,
+    chain guard_published           # by the port that they were sent to; only if asked for
 
     chain strays, candidate, stray  # before all else: packets that could be knocks, had they another port, ...
     set knocks                      # protocol . port of the doors' knocks, which are no strays
@@ -43,6 +45,11 @@ STRAYS_PRIORITY = -401
 """Before fragments are put together (-400), connections tracked, and anybody drops anything: what we hear as knocks."""
 GUARD_PRIORITY = 5
 """After filter: what rules.v4 passes by mistake, or after a flush, still has to get past us."""
+
+ELSEWHERE = "ct status dnat meta l4proto %s"
+"""Packets that DNAT, REDIRECT or Docker sends elsewhere."""
+ORIGINAL_PORT = "ct original proto-dst"
+"""The port that they were sent to. nft takes it only behind a match of the protocol."""
 
 LOGGED_PER_SECOND = 5000
 """Strays of watched sources that we are told; more of them tell nothing new."""
@@ -99,14 +106,23 @@ class Table:
         self._nft = nftables.Nftables()
         self._socket = _netlink_socket(_open_files() - before)
 
-    def install(self, mark: int, doors: Sequence[Door], guards: Sequence[Guard], group: Optional[int] = None) -> None:
+    def install(
+        self,
+        mark: int,
+        doors: Sequence[Door],
+        guards: Sequence[Guard],
+        group: Optional[int] = None,
+        published: bool = False,
+    ) -> None:
         """Makes the table, or swaps the chains of the one that is there, in one transaction; admissions stay.
 
-        Strays are logged to this group of NFLOG; None counts none.
+        Strays are logged to this group of NFLOG; None counts none. `published` looks after ports that DNAT sends
+        elsewhere as well.
         """
         has_ranges = self._has_ranges or any(ports.first != ports.last for door in doors for ports in door.open_ports)
         lines = [] if self._installed else ["create table %s { flags owner; }" % TABLE]
-        lines += set_lines(has_ranges) + admit_lines(mark, has_ranges) + guard_lines(guards, has_ranges)
+        lines += set_lines(has_ranges)
+        lines += admit_lines(mark, has_ranges, published) + guard_lines(guards, has_ranges, published)
         if group is not None or self._counts:
             lines += stray_lines(doors, group)
         try:
@@ -259,26 +275,56 @@ def set_lines(has_ranges: bool) -> List[str]:
     ]
 
 
-def admit_lines(mark: int, has_ranges: bool) -> List[str]:
-    """The chain that sets our bit of the mark on packets of admitted sources."""
-    return [
-        "add chain %s admit { type filter hook input priority %d; policy accept; }" % (TABLE, ADMIT_PRIORITY),
-        "flush chain %s admit" % TABLE,
-    ] + ["add rule %s admit %s meta mark set meta mark | %#x" % (TABLE, match, mark) for match in admitted(has_ranges)]
+def admit_lines(mark: int, has_ranges: bool, published: bool = False) -> List[str]:
+    """The chains that set our bit of the mark on packets of admitted sources.
 
-
-def guard_lines(guards: Sequence[Guard], has_ranges: bool) -> List[str]:
-    """The guard chain, anew; none without a guard file.
-
-    It asks the sets, not the mark: after someone's `nft flush ruleset` nobody clears foreign marks any more.
+    REDIRECT brings a published port to the host itself, by another number: so also these packets meet the first chain.
     """
+    matches = {"admit": admitted(has_ranges), "admit_published": []}
+    if published:
+        elsewhere = [
+            "%s %s" % (ELSEWHERE % protocol, match)
+            for protocol in ("tcp", "udp")
+            for match in admitted(has_ranges, ORIGINAL_PORT)
+        ]
+        matches = {"admit": matches["admit"] + elsewhere, "admit_published": elsewhere}
+    lines = []
+    for (name, found), hook in zip(matches.items(), ("input", "forward")):
+        rules = ["%s meta mark set meta mark | %#x" % (match, mark) for match in found]
+        lines += _chain(name, hook, ADMIT_PRIORITY, rules)
+    return lines
+
+
+def guard_lines(guards: Sequence[Guard], has_ranges: bool, published: bool = False) -> List[str]:
+    """The guard chains, anew; none without a guard file.
+
+    They ask the sets, not the mark: after someone's `nft flush ruleset` nobody clears foreign marks any more.
+    """
+    rules = _guard_rules(guards, "%s dport { %s }", admitted(has_ranges))
+    elsewhere = []
+    if published:
+        to_ports = "%s %s { %%s }" % (ELSEWHERE, ORIGINAL_PORT)
+        elsewhere = _guard_rules(guards, to_ports, admitted(has_ranges, ORIGINAL_PORT))
+    begin = ["iif lo accept", "ct state established,related accept"]
+    return _chain("guard", "input", GUARD_PRIORITY, begin + rules + elsewhere if guards else []) + _chain(
+        "guard_published", "forward", GUARD_PRIORITY, begin[1:] + elsewhere if elsewhere else []
+    )
+
+
+def _chain(name: str, hook: str, priority: int, rules: List[str]) -> List[str]:
+    """A chain with these rules in place of those that it has; without rules there shall be none."""
     create = [
-        "add chain %s guard { type filter hook input priority %d; policy accept; }" % (TABLE, GUARD_PRIORITY),
-        "flush chain %s guard" % TABLE,
+        "add chain %s %s { type filter hook %s priority %d; policy accept; }" % (TABLE, name, hook, priority),
+        "flush chain %s %s" % (TABLE, name),
     ]
-    if not guards:
-        return create + ["delete chain %s guard" % TABLE]
-    rules = ["iif lo accept", "ct state established,related accept"]
+    if not rules:
+        return create + ["delete chain %s %s" % (TABLE, name)]
+    return create + ["add rule %s %s %s" % (TABLE, name, rule) for rule in rules]
+
+
+def _guard_rules(guards: Sequence[Guard], to_ports: str, admissions: List[str]) -> List[str]:
+    """What refuses strangers; `to_ports` is the match of packets of a protocol to some ports."""
+    rules = []
     for guard in guards:
         allowed = [
             "%s saddr { %s } " % (family, ", ".join(str(network) for network in networks))
@@ -286,18 +332,18 @@ def guard_lines(guards: Sequence[Guard], has_ranges: bool) -> List[str]:
             if networks
         ]
         if guard.knock:
-            allowed += [match + " " for match in admitted(has_ranges)]
+            allowed += [match + " " for match in admissions]
         for protocol in ("tcp", "udp"):
             ports = _merged(guard.ports, protocol)
             if not ports:
                 continue
-            where = "%s dport { %s }" % (protocol, ", ".join(_span(*span) for span in ports))
+            where = to_ports % (protocol, ", ".join(_span(*span) for span in ports))
             rules += ["%s %saccept" % (where, source) for source in allowed]
             # A first SYN only: a session whose conntrack entry is lost (conntrack -F, a full table) lives on.
             new = "tcp flags & (fin|syn|rst|ack) == syn" if protocol == "tcp" else "ct state new"
             reset = "reject with tcp reset" if protocol == "tcp" else "reject"
             rules.append("%s %s %s" % (where, new, "drop" if guard.refuse == "drop" else reset))
-    return create + ["add rule %s guard %s" % (TABLE, rule) for rule in rules]
+    return rules
 
 
 def stray_lines(doors: Sequence[Door], group: Optional[int]) -> List[str]:
@@ -352,10 +398,10 @@ def stray_lines(doors: Sequence[Door], group: Optional[int]) -> List[str]:
     return made + ["add rule %s %s" % (TABLE, rule) for rule in rules]
 
 
-def admitted(has_ranges: bool) -> List[str]:
+def admitted(has_ranges: bool, port: str = "th dport") -> List[str]:
     """The matches that hold for packets of admitted sources."""
     return [
-        "%s saddr . meta l4proto . th dport @%s%s" % (protocol, name, family)
+        "%s saddr . meta l4proto . %s @%s%s" % (protocol, port, name, family)
         for name in (["admitted", "ranges"] if has_ranges else ["admitted"])
         for protocol, family in (("ip", "4"), ("ip6", "6"))
     ]

@@ -100,6 +100,8 @@ class Settings:
     pid_file: Optional[str] = None
     mark: int = 0x1000
     guard_file: Optional[str] = None
+    published: bool = False
+    """Whether doors and guards mean ports also where DNAT, REDIRECT or Docker sends them elsewhere."""
     state_dir: Optional[str] = None
     classic: FrozenSet[str] = frozenset()
     """Words of CLASSIC."""
