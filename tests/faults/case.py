@@ -96,9 +96,9 @@ class Case:
         self.outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
         return process
 
-    def wait_at(self, moments: tuple[str, ...], play: controller.Play | None = None, number: int = 1) -> int:
+    def wait_at(self, moments: tuple[str, ...], play: controller.Play | None = None) -> int:
         """Let what is held go on, and hold the host at the next of these moments."""
-        self._trap = Trap(self.host, moments, number)
+        self._trap = Trap(self.host, moments)
         try:
             return self._trap.wait()
         except NeverReached as error:

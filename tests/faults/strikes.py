@@ -11,7 +11,7 @@ from typing import Callable
 from .case import Case
 
 UNDO_BEGINS = ("before run sh /var/lib/knock_firewall/change/undo",)
-UNDO_RESTORES = ("after run iptables-restore -w 10 --noflush",)
+UNDO_RESTORES = ("before run ip6tables-restore -w 10 --noflush",)
 """The shell script's calls: they read from a pipe, the module's from a file."""
 
 # --- who began the change, and the way to it -------------------------------------------------------------------------
@@ -221,29 +221,29 @@ def candidate(judged: bool, damage: dict[str, list[list[str]]]) -> Callable[[Cas
 # --- while the host undoes a change ----------------------------------------------------------------------------------
 
 
-def _undoing(case: Case, moments: tuple[str, ...], number: int) -> int:
+def _undoing(case: Case, moments: tuple[str, ...]) -> int:
     """The controller is killed when all is live, and the undoing held."""
     with case.held() as running:
         running.kill()
-    return case.wait_at(moments, number=number)
+    return case.wait_at(moments)
 
 
 def kill_the_undoing(case: Case) -> None:
-    """Of the four tables, the first two are back."""
-    _undoing(case, UNDO_RESTORES, 2)
+    """IPv4 is back, IPv6 is not."""
+    _undoing(case, UNDO_RESTORES)
     case.host.run("systemctl", "kill", "--signal=KILL", "knock-firewall-revert.service")
     case.release()
 
 
 def lose_power_at_the_undoing(case: Case) -> None:
-    _undoing(case, UNDO_RESTORES, 2)
+    _undoing(case, UNDO_RESTORES)
     with case.down():
         case.host.lose_power()
 
 
 def come_back_at_the_undoing(case: Case) -> None:
     """The deadline and a new run of the controller meet."""
-    _undoing(case, UNDO_BEGINS, 1)
+    _undoing(case, UNDO_BEGINS)
     with case.play() as again:
         time.sleep(6)
         case.release()
@@ -282,6 +282,7 @@ def break_all_saved_rules(case: Case) -> None:
     with case.down():
         case.host.reboot()
     case.look()
+    case.host.run("rm", "/etc/iptables/rules.v4", "/etc/iptables/rules.v6")  # the play refuses to guess what they meant
     case.rerun()
 
 

@@ -2,7 +2,7 @@
  * Copyright: (c) 2026, the sesame.knock authors
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * /run/fault/trap says where. Its first line is which match counts, each other line one moment:
+ * /run/fault/trap says where, one moment a line, and the first that comes counts:
  *     before|after run PATTERN[ ! PATTERN]     a program with this command line begins, ends
  *     before|after move PATTERN[ ! PATTERN]    a file is renamed to this path
  *     before|after remove PATTERN[ ! PATTERN]  a file or folder of this path is removed
@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,18 +41,10 @@ static void hold(const char *what)
     }
 }
 
-/* Count this match; is it the one? */
-static int is_due(const char *number)
+/* The first one takes the trap away. */
+static int is_first(void)
 {
-    off_t wanted = 0, before;
-    int file = open(DIRECTORY "matches", O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (file < 0) return 0;
-    while (*number >= '0' && *number <= '9') wanted = wanted * 10 + (*number++ - '0');
-    flock(file, LOCK_EX);
-    before = lseek(file, 0, SEEK_END);
-    if (write(file, ".", 1) != 1) before = -1;
-    close(file);
-    return before + 1 == wanted;
+    return !syscall(SYS_renameat2, AT_FDCWD, DIRECTORY "trap", AT_FDCWD, DIRECTORY "sprung", 0);
 }
 
 static void moment(const char *when, const char *what)
@@ -71,7 +62,6 @@ static void moment(const char *when, const char *what)
     strcpy(head, when);
     strcat(head, " ");
     rest = text;
-    strsep(&rest, "\n");
     while ((line = strsep(&rest, "\n"))) {
         if (strncmp(line, head, strlen(head))) continue;
         line += strlen(head);
@@ -81,7 +71,7 @@ static void moment(const char *when, const char *what)
             unless += 3;
         }
         if (fnmatch(line, what, 0) || (unless && !fnmatch(unless, what, 0))) continue;
-        if (is_due(text)) hold(what);
+        if (is_first()) hold(what);
         break;
     }
     errno = error;

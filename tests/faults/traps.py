@@ -45,10 +45,10 @@ def install(host: Host, library: Path) -> None:
 class Trap:
     """One hold on one host, at the first of the moments that comes. A reboot takes it away, as /run is gone."""
 
-    def __init__(self, host: Host, moments: tuple[str, ...], number: int = 1) -> None:
+    def __init__(self, host: Host, moments: tuple[str, ...]) -> None:
         self.host = host
         self.moments = moments
-        lines = "".join(line + "\n" for line in (str(number), *moments))
+        lines = "".join(line + "\n" for line in moments)
         # Renamed by a shell of the host, so that nothing sees half of it
         self.host.run(
             *("sh", "-c", SET, DIRECTORY),
