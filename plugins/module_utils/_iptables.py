@@ -26,9 +26,14 @@ from ._rules import (
     leads,
     own_text,
     parse,
+    parse_ports,
     place_of,
     render,
+    target_of,
+    value_of,
+    words_of,
 )
+from ._saved import sort
 
 
 class Family(NamedTuple):
@@ -142,7 +147,8 @@ class Iptables:
         files = {}
         for path, rest in self.originals().items():
             original = None if originals is None else originals.get(os.path.basename(path))
-            files[path] = original if originals is not None and without_own(original) == rest else rest
+            is_unchanged = originals is not None and is_all_that_was_kept(rest, original, read(path))
+            files[path] = original if is_unchanged else rest
         return files
 
     @property
@@ -196,6 +202,25 @@ def _family(name: str) -> Family:
 def is_there(family: Family) -> bool:
     """Whether the host has the family at all: a kernel without IPv6 has nothing to protect."""
     return family.name == "v4" or os.path.isdir("/proc/sys/net/ipv6")
+
+
+def is_all_that_was_kept(rest: str | None, original: str | None, ours: str | None) -> bool:
+    """Whether others have changed nothing in our file: bans, and holes in what it protects, were never in it."""
+    protected = [
+        parse_ports("%s/%s" % (value_of(words_of(rule), "--dport").replace(":", "-"), value_of(words_of(rule), "-p")))
+        for rule in parse(ours or "").get("filter", Table()).rules_of("KNOCK")
+        if target_of(rule) == "KNOCK-ADMIT" and value_of(words_of(rule), "--dport")
+    ]
+    kept = sort(foreign(parse(original or "")), protected).kept
+    return _essence(kept) == _essence(foreign(parse(rest or "")))
+
+
+def _essence(tables: dict[str, Table]) -> dict[str, Any]:
+    """Rules, chains and policies, without what only says that a chain accepts as ever."""
+    return {
+        name: (table.rules, {chain: policy for chain, policy in table.chains.items() if policy != "ACCEPT"})
+        for name, table in tables.items()
+    }
 
 
 def without_own(text: str | None) -> str | None:

@@ -223,7 +223,8 @@ def _may_go_before_us(table: Table, rule: str, depth: int = 0) -> bool:
         return not _is_unconditional(rule)
     if target in table.chains:
         return depth < 16 and all(_may_go_before_us(table, inner, depth + 1) for inner in table.rules_of(target))
-    return target != "ACCEPT" or _names_one_source(rule)
+    # A program that takes packets from a queue may let them in, past all that follows
+    return target not in ("ACCEPT", "NFQUEUE", "QUEUE") or _names_one_source(rule)
 
 
 # --- from what is there to what shall be -----------------------------------------------------------------------------

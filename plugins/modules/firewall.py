@@ -290,7 +290,7 @@ def make_live(backend: Backend) -> str:
     """Apply both families; returns what went wrong."""
     try:
         backend.make_live()
-    except Failure as failure:
+    except (Failure, OSError) as failure:
         return "%s. The rules of before are back" % failure
     return ""
 

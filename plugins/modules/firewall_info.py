@@ -120,6 +120,11 @@ refuses:
   returned: always
   type: dict
   sample: {v4: drop, v6: ""}
+allowed:
+  description: The networks that our live rules let through to O(ports) without a knock, by family.
+  returned: always
+  type: dict
+  sample: {v4: [198.18.0.7/32], v6: []}
 base_chains:
   description:
     - Filter chains at the input hook of nftables that are neither ours nor those of iptables.
@@ -229,6 +234,8 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     published,
     published_by_nftables,
     refuses,
+    value_of,
+    words_of,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
 
@@ -262,7 +269,7 @@ class Host:
 
     def native_rules(self) -> list[dict[str, Any]]:
         status, out, dummy = self.run("nft", "--json", "list", "ruleset")
-        return json.loads(out).get("nftables", []) if status == 0 and out.strip() else []
+        return json.loads(out, strict=False).get("nftables", []) if status == 0 and out.strip() else []
 
     def other_iptables(self, command: str) -> tuple[str, dict[str, Table]]:
         """The -save command of the backend that `command` does not use, and what it shows."""
@@ -280,6 +287,28 @@ def saved_rules(path: str) -> dict[str, Table]:
         return {}
     except RulesError as error:
         raise RulesError("%s cannot be read: %s" % (path, error)) from error
+
+
+def allowed(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The sources that our chains for the protected ports name, by family; of the two backends one has such chains."""
+    found: dict[str, list[str]] = {}
+    for name, tables in live.items():
+        rules = tables.get("filter", Table()).rules_of("KNOCK-ADMIT")
+        found[name] = [source for source in (value_of(words_of(rule), "-s") for rule in rules) if source]
+    for rule in (entry["rule"] for entry in native if "rule" in entry):
+        if (rule["family"], rule["table"], rule["chain"]) == (_nftables.FAMILY, _nftables.NAME, "admit"):
+            for match in (step["match"] for step in rule["expr"] if "match" in step):
+                payload = match["left"].get("payload", {})
+                if payload.get("field") == "saddr":
+                    found["v4" if payload["protocol"] == "ip" else "v6"].append(network_of(match["right"]))
+    return found
+
+
+def network_of(value: Any) -> str:
+    """A network of the listing of nft, as iptables-save spells it."""
+    if isinstance(value, dict):
+        return "%s/%d" % (value["prefix"]["addr"], value["prefix"]["len"])
+    return "%s/%d" % (value, 128 if ":" in value else 32)
 
 
 def summary_of(tables: dict[str, Table]) -> list[str]:
@@ -396,6 +425,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             name: refuses(foreign(live[name]).get("filter")) or refuses(saved[name].kept.get("filter"))
             for name in FAMILIES
         },
+        "allowed": allowed(live, native),
         "base_chains": [
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)

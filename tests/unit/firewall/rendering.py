@@ -28,6 +28,7 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
             for family, tables in saved.items()
         },
         "refuses": {family: refuses(tables.get("filter")) for family, tables in saved.items()},
+        "allowed": {"v4": [], "v6": []},
         "base_chains": [],
         "other_iptables": [],
         "backend": "iptables",

@@ -144,6 +144,7 @@ def test_whether_a_host_refuses_what_no_rule_accepts(table: Table | None, how: s
         (["INPUT ! -s 198.18.0.66/32 -p tcp --dport 22 -j ACCEPT", "INPUT -j KNOCK"], False),
         (["INPUT -s 198.18.0.0/24 -j ACCEPT", "INPUT -j KNOCK"], False),
         (["INPUT -j NFLOG --nflog-group 1", "INPUT -j KNOCK"], True),
+        (["INPUT -j NFQUEUE --queue-num 0", "INPUT -j KNOCK"], False),
         (["INPUT -p tcp -j other", "INPUT -j KNOCK", "other -s 198.18.0.9/32 -j REJECT", "other -j RETURN"], True),
         (["INPUT -p tcp -j other", "INPUT -j KNOCK", "other -j ACCEPT"], False),
     ],

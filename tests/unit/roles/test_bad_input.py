@@ -106,6 +106,14 @@ def test_a_mistake_is_one_clear_error_before_anything_changes(host: str, run: su
     assert recap and "changed=0" in recap.group() and "unreachable=0" in recap.group()
 
 
+def test_no_host_is_touched_as_long_as_one_has_a_mistake(run: subprocess.CompletedProcess[str]) -> None:
+    # This host has none, and a connection to it would show as unreachable
+    assert re.search(r"^article +: .*unreachable=0", run.stdout, re.MULTILINE)
+    (message,) = re.findall(r"^fatal: \[article\]: FAILED! => .*(?:\n .*|\n\})*", run.stdout, re.MULTILINE)
+    assert "No host has been touched" in message
+    assert "not_a_network" in message
+
+
 def test_a_weak_sequence_is_a_warning_with_the_odds_and_the_way_to_a_better_one(
     run: subprocess.CompletedProcess[str],
 ) -> None:
