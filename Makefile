@@ -1,7 +1,7 @@
 # The developer's day. `make` alone lists the targets.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-JOBS := lint unit netns sanity collection molecule
+JOBS := lint unit netns sanity collection molecule faults
 
 .PHONY: help site test environment $(JOBS) conformance fuzz test-kernel bench-daemon pins clean
 
@@ -27,6 +27,9 @@ conformance: ## thousands of packet traces beside C knockd, needs root; netns pl
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
+
+faults: environment ## 180 faults in the middle of a firewall change, on real hosts: half an hour, writes docs/faults.md
+	@SESAME_FAULTS_ALL=1 tools/jobs/faults
 
 fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
 	@tools/fuzz

@@ -175,6 +175,8 @@ Description=See that the rules of the knock firewall are loaded (sesame.knock)
 DefaultDependencies=no
 After=netfilter-persistent.service nftables.service
 Before=network-pre.target
+# Not by network.target alone: where no service of the host pulls that in, sshd would be open until the rules are there.
+Before=ssh.service ssh.socket sshd.service sshd.socket
 Wants=network-pre.target
 ConditionPathExists=/var/lib/knock_firewall/keep
 Conflicts=shutdown.target
