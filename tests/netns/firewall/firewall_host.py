@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ..unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
+from ...unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
+from ..lab import Lab, eventually, run
 from .administrator import ByIptables, ByNft
-from .lab import Lab, eventually, run
 
 PREPARE = """
 set -e

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ..lab import Lab
 from .firewall_host import FirewallHost
-from .lab import Lab
 
 GOOD: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.1"], "knock_firewall_prove": False}
 
