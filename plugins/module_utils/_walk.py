@@ -155,11 +155,9 @@ class _Chains:
         (self._accepted if is_accepted else self._refused).append(state._replace(by=words))
 
     def _steps_of(self, chain: str) -> list[Step]:
-        if chain not in self._steps:
-            assert self._kind
-            self._steps[chain] = [
-                step for step in (self._step(rule, self._kind) for rule in self._rules[chain]) if step is not None
-            ]
+        if chain not in self._steps and self._kind:
+            steps = (self._step(rule, self._kind) for rule in self._rules[chain])
+            self._steps[chain] = [step for step in steps if step is not None]
         return self._steps[chain]
 
     def _step(self, rule: Rule, kind: Packet) -> Step | None:
