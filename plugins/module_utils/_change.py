@@ -84,13 +84,13 @@ class Change:
             os.mkdir(CHANGE + "/original")
             for path, text in originals.items():
                 if text is not None:
-                    write("%s/original/%s" % (CHANGE, os.path.basename(path)), text)
+                    write("%s/original/%s" % (CHANGE, os.path.basename(path)), text, mode_of(path))
         return list(backups.values())
 
     def unstage(self) -> None:
         """Remove what `stage` has written; nothing has become live."""
         for path in self._files:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # not there, or on a disk that nobody can write to
                 os.unlink(staged(path))
         shutil.rmtree(CHANGE, ignore_errors=True)
 
@@ -194,6 +194,10 @@ def originals() -> dict[str, str] | None:
     if not os.path.isdir(ORIGINAL):
         return None
     return {path.name: path.read_text(encoding="utf-8") for path in Path(ORIGINAL).iterdir()}
+
+
+def mode_of(path: str) -> int:
+    return os.stat(path).st_mode & 0o777
 
 
 @contextlib.contextmanager

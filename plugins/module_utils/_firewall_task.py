@@ -31,7 +31,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     },
     "mark": {"type": "str", "default": "0x1000"},
     "rehearse": {"type": "bool", "default": True},
-    "token": {"type": "str"},
+    "token": {"type": "str", "no_log": False},
     "prove": {"type": "bool", "default": True},
     "host": {"type": "str"},
     "port": {"type": "int"},

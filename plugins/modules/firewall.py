@@ -29,7 +29,7 @@ options:
   state:
     description:
       - V(present) applies, proves and confirms. Where live rules and files are as wanted, nothing is armed and proven.
-      - V(applied) makes the rules live and arms the revert, V(confirmed) keeps them: for a proof of your own.
+      - V(applied) makes the rules live and arms the revert, V(confirmed) keeps them, for a proof of your own.
       - V(reverted) puts back what was before V(applied), now; does nothing after V(confirmed).
       - V(absent) removes our chains, live and from the files, with all that this module has put on the host. The files
         of before the first change come back. Rules of others stay.
@@ -216,7 +216,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._change import GUARD,
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
 from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
-from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP
+from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP, ORIGINAL
 from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
@@ -345,7 +345,8 @@ def absent(module: AnsibleModule) -> dict[str, Any]:
                 backend.make_live()
             for path, text in files.items():
                 if text is not None and text != read(path):
-                    write(path, text)
+                    original = os.path.join(ORIGINAL, os.path.basename(path))
+                    write(path, text, _change.mode_of(original if os.path.exists(original) else path))
                 elif text is None and read(path) is not None:
                     os.unlink(path)
             _change.reload_knockd(module)

@@ -229,6 +229,21 @@ def test_verify_proves_it_again_and_changes_nothing(first_run: FirstRun) -> None
     assert play(SHARED / "hang_up.yml").returncode == 0
     run = play("sesame.knock.verify", knock_sequence=NEXT_SEQUENCE)
     assert run.returncode == 0 and "changed=0 " in run.stdout, run.stdout
+    assert re.search(r"host +closed +opens +closes +allowlist +v6 +boot +versions", run.stdout)
+    assert re.search(r"%s +yes +yes, [0-9.]+ s +yes +yes, 2 +yes +yes +knockd " % HOST, run.stdout), run.stdout
+
+
+def test_verify_shows_all_hosts_and_fails_for_those_that_are_not_as_they_should_be(first_run: FirstRun) -> None:
+    on_host("systemctl disable --quiet netfilter-persistent; iptables -A KNOCK-ADMIT -s 198.18.99.0/24 -j RETURN")
+    try:
+        run = play("sesame.knock.verify", "-i", "absent,", knock_sequence=NEXT_SEQUENCE)
+    finally:
+        on_host("systemctl enable --quiet netfilter-persistent; iptables -D KNOCK-ADMIT -s 198.18.99.0/24 -j RETURN")
+    assert run.returncode != 0
+    assert "allowlist: NO: live are " in run.stdout
+    assert "boot: NO: netfilter-persistent not enabled" in run.stdout
+    assert re.search(r"absent +NO: ", run.stdout)
+    assert len(re.findall(r"changed=0 .*failed=1", run.stdout)) == 2, run.stdout
 
 
 def test_uninstall_opens_the_port_and_leaves_nothing_of_ours(first_run: FirstRun) -> None:

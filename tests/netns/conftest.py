@@ -11,7 +11,6 @@ from typing import Iterator
 
 import pytest
 
-from .firewall_host import BACKENDS, FirewallHost
 from .lab import FIREWALL, Lab
 
 
@@ -39,21 +38,3 @@ def walled(lab: Lab) -> Lab:
     """The same behind a firewall that wants our mark on packets to port 22."""
     lab.nft(FIREWALL)
     return lab
-
-
-def skip_unless_about(request: pytest.FixtureRequest) -> None:
-    """Not every test has a meaning where nftables itself is the firewall."""
-    reason = request.node.get_closest_marker("iptables_only")
-    if reason and request.param == "native":
-        pytest.skip("nftables: " + reason.args[0])
-
-
-@pytest.fixture(params=BACKENDS)
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """The server with sshd, no rules of ours yet, and one of the two iptables, or neither."""
-    skip_unless_about(request)
-    made = FirewallHost(lab, tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.remove()

@@ -32,6 +32,7 @@ def test_no_iptables_has_come_and_everything_is_where_it_should_be(host: Host) -
     file = host.file("/etc/knock_firewall.nft")
     assert (file.user, file.group, file.mode) == ("root", "root", 0o640)
     assert host.service("knock-firewall").is_enabled
+    assert "nftables.service" in host.check_output("systemctl show --property After --value knock-firewall").split()
     assert "policy drop" in host.check_output("nft list table inet filter")
 
 
@@ -57,6 +58,7 @@ def test_a_reboot_brings_everything_back(host: Host, server: Server) -> None:
     deadline = time.monotonic() + 60
     while host.run("systemctl is-system-running --wait").rc != 0 and time.monotonic() < deadline:
         time.sleep(0.5)
+    assert host.service("knock-firewall").is_running
     assert host.check_output(RULES) == rules
     assert not server.is_open(server.ipv4)
     assert not server.is_open(server.ipv6)

@@ -11,7 +11,7 @@ from testinfra.host import Host
 def test_everything_is_as_it_was_before(host: Host) -> None:
     before = host.file("/run/before").content_string
     assert "-A INPUT -p tcp -m tcp --dport 25 -j DROP" in before
-    now = host.check_output("/run/everything")
+    now = host.check_output("sh /run/everything")
     gone = sorted(set(before.splitlines()) - set(now.splitlines()))
     left = sorted(set(now.splitlines()) - set(before.splitlines()))
     assert (gone, left) == ([], [])

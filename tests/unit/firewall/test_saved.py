@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.module_utils._iptables import is_all_that_was_kept
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Ports, foreign, parse
 from ansible_collections.sesame.knock.plugins.module_utils._saved import Sorted, sort
 
@@ -136,3 +137,23 @@ def test_docker_user_as_docker_makes_it_is_dockers() -> None:
     kept, left_out = sort_rules("DOCKER-USER -j RETURN", chains=("DOCKER-USER",))
     assert kept == {}
     assert left_out == ["filter: -A DOCKER-USER -j RETURN"]
+
+
+HEAD = "*filter\n:INPUT ACCEPT [0:0]\n"
+MINE = "-A INPUT -p tcp -m tcp --dport 25 -j DROP\n"
+HOLE = "-A INPUT -s 198.18.0.66/32 -p tcp -m tcp --dport 22 -j ACCEPT\n"
+OURS = HEAD + ":KNOCK - [0:0]\n-A INPUT -j KNOCK\n-A KNOCK -p tcp -m tcp --dport 22 -j KNOCK-ADMIT\n%sCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("kept", "comes_back"), [(MINE, True), ("", False), (MINE + "-A INPUT -p udp -j DROP\n", False)]
+)
+def test_the_file_of_before_comes_back_unless_somebody_has_changed_it_since(kept: str, comes_back: bool) -> None:
+    original = HEAD + HOLE + MINE + "COMMIT\n"
+    rest = HEAD + ":FORWARD ACCEPT [0:0]\n" + kept + "COMMIT\n"
+    assert is_all_that_was_kept(rest, original, OURS % kept) is comes_back
+
+
+def test_a_host_that_had_no_file_gets_none_back() -> None:
+    assert is_all_that_was_kept(None, None, OURS % "")
+    assert not is_all_that_was_kept(HEAD + MINE + "COMMIT\n", None, OURS % MINE)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..lab import SERVER, SERVER6, Lab, eventually
 from .firewall_host import FirewallHost
-from .lab import SERVER, SERVER6, Lab, eventually
 
 CONFIG = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\n"
 

@@ -13,9 +13,9 @@ import pytest
 
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Table, after, delta, parse
 
-from ..unit.firewall.rendering import render
+from ...unit.firewall.rendering import render
+from ..lab import CLIENT, CLIENT6, Lab
 from .firewall_host import FirewallHost
-from .lab import CLIENT, CLIENT6, Lab
 
 COMMANDS = {"v4": "iptables", "v6": "ip6tables"}
 RULESETS = 40

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ..unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
+from ...unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
+from ..lab import Lab, eventually, run
 from .administrator import ByIptables, ByNft
-from .lab import Lab, eventually, run
 
 PREPARE = """
 set -e
@@ -51,7 +51,6 @@ class FirewallHost:
         self.collections = directory / "collections"
         (self.collections / "ansible_collections" / "sesame").mkdir(parents=True)
         (self.collections / "ansible_collections" / "sesame" / "knock").symlink_to(CHECKOUT)
-        self.backend_name = backend
         self.admin = ByNft(self.sh) if backend == "native" else ByIptables(self.sh)
         mounts = directory / "host"
         mounts.mkdir()

@@ -16,8 +16,8 @@ from typing import Iterator
 
 import pytest
 
+from ..lab import CLIENT, CLIENT6, KNOCKS, PATIENCE, SERVER, SERVER6, STRANGER, STRANGER6, Lab, eventually
 from .firewall_host import FirewallHost
-from .lab import CLIENT, CLIENT6, KNOCKS, PATIENCE, SERVER, SERVER6, STRANGER, STRANGER6, Lab, eventually
 from .test_published import BOTH, DOORS, PROTECT
 
 pytestmark = pytest.mark.skipif(not shutil.which("dockerd"), reason="needs a Docker Engine: apt install docker.io")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ..unit.firewall.rendering import host_with, render
+from ...unit.firewall.rendering import host_with, render
+from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab
 from .firewall_host import FirewallHost
-from .lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
 

@@ -17,8 +17,8 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
 
+from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .firewall_host import FirewallHost
-from .lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 
 RULESETS = 25
 MARK = 0x1000

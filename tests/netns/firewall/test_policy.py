@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .firewall_host import FirewallHost
-from .lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 
 DROP: dict[str, Any] = {
     "knock_firewall_allowlist": [CLIENT, CLIENT6],

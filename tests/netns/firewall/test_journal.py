@@ -10,8 +10,8 @@ from typing import Iterator
 
 import pytest
 
+from ..lab import CLIENT, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .firewall_host import FirewallHost
-from .lab import CLIENT, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .test_firewall import ALLOW, NOBODY
 
 CHANGE = "/var/lib/knock_firewall/change"

@@ -17,9 +17,9 @@ import pytest
 from ansible_collections.sesame.knock.plugins.module_utils._loads import iptables_load, nftables_load
 from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
 
-from ..unit.firewall.rendering import host_with, render
+from ...unit.firewall.rendering import host_with, render
+from ..lab import SERVER, Lab, eventually
 from .firewall_host import FirewallHost
-from .lab import SERVER, Lab, eventually
 
 SCRIPT = """
 import json, sys

@@ -13,9 +13,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from .administrator import ByNft
-from .firewall_host import BACKENDS, FirewallHost
-from .lab import (
+from ..lab import (
     CLIENT,
     CLIENT6,
     GUARD,
@@ -31,6 +29,8 @@ from .lab import (
     eventually,
     run,
 )
+from .administrator import ByNft
+from .firewall_host import BACKENDS, FirewallHost
 
 BACKEND, BACKEND6 = "198.18.1.9", "fd00:5e5a:1::9"
 INSIDE = 2022
