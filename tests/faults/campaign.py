@@ -74,7 +74,7 @@ class Campaign:
         library = traps.build(CACHE / "trap.so")
         make_network()
         suites = list(dict.fromkeys(row.suite for row in self._wanted))
-        image = "sesame-knock:" + suites[-1]
+        image = "sesame-knock:" + suites[0]
         self._wire = Wire(image)
         self._clients = Client(NETWORK + "-allowed"), Client(NETWORK + "-stranger")
         for client, ipv4, ipv6 in zip(self._clients, (ALLOWED4, STRANGER4), (ALLOWED6, STRANGER6)):

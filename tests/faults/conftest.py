@@ -9,9 +9,9 @@ from typing import Iterator
 
 import pytest
 
-from .campaign import Campaign, Row, rows
+from .campaign import Campaign, Row
 from .hosts import docker
-from .table import write
+from .table import keep, write
 from .test_faults import EVERYTHING
 
 
@@ -23,10 +23,11 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     try:
         running.start()
         yield running
-        if EVERYTHING and set(running.outcomes) == set(rows(EVERYTHING)):
-            write(running)
     finally:
         running.end()
+        if EVERYTHING:
+            keep(running)
+            write()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,7 +28,7 @@ SEQUENCE = "52813:tcp,14407:udp,38251:tcp,9467:tcp,29033:tcp"
 PROXY = ROOT / "roles" / "knock_client" / "files" / "knock-proxy"
 OPEN_SECONDS = 2
 """How long an admission lives."""
-DEADLINE = 20
+DEADLINE = 25
 """Seconds until what nobody has confirmed undoes itself."""
 ALLOWLIST = (ALLOWED4 + "/32", ALLOWED6 + "/128")
 MORE = ("198.19.60.0/24", "fd00:5e5a:61::/64")

@@ -14,7 +14,7 @@ from .checks import Rules, rules_of
 from .controller import ALLOWLIST, CACHE, MORE, OTHER, know, succeed
 from .hosts import IPV4, IPV6, Client, Host, Wire, docker, remove
 
-DEBIANS = {"bookworm": "Debian 12, iptables-legacy", "trixie": "Debian 13, iptables-nft"}
+DEBIANS = {"trixie": "Debian 13, iptables-nft", "bookworm": "Debian 12, iptables-legacy"}
 LEGACY = """
     apt-get install -y --no-install-recommends iptables
     for tool in iptables ip6tables; do update-alternatives --set $tool /usr/sbin/$tool-legacy; done

@@ -9,6 +9,7 @@ import time
 from typing import Callable
 
 from .case import Case
+from .controller import Play
 
 UNDO_BEGINS = ("before run sh /var/lib/knock_firewall/change/undo",)
 UNDO_RESTORES = ("before run ip6tables-restore -w 10 --noflush",)
@@ -73,16 +74,20 @@ def kill_sshd(case: Case) -> None:
 
 def lose_power(case: Case) -> None:
     with case.held() as running, case.down():
+        _give_up(case, running)
         case.host.lose_power()
-        if not case.fault.step.then_next_connection:
-            running.kill()  # it waits for an answer, and a person gives up
 
 
 def reboot(case: Case) -> None:
     with case.held() as running, case.down():
+        _give_up(case, running)
         case.host.reboot()
-        if not case.fault.step.then_next_connection:
-            running.kill()
+
+
+def _give_up(case: Case, running: Play) -> None:
+    """Nobody comes back to finish what the host has to finish alone; only one that has yet to connect does."""
+    if not case.fault.step.then_next_connection:
+        running.kill()
 
 
 def fill_disk(case: Case) -> None:

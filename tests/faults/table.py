@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
-from .campaign import Campaign, Row
+import pickle
+
+from .campaign import Campaign, Row, rows
 from .checks import Outcome, Reached
 from .hosts import ROOT, docker
 from .site import DEBIANS
+
+OUTCOMES = ROOT / ".cache" / "faults-outcomes"
+"""What the last run of each fault came to: a run of some faults renews their rows."""
 
 HEAD = """\
 # Faults
@@ -61,9 +66,19 @@ def line(row: Row, outcome: Outcome) -> str:
     return "| %s |" % " | ".join(cells)
 
 
-def write(campaign: Campaign) -> None:
-    """Only what has come to an end has a row."""
-    ended = {row: future for row, future in campaign.outcomes.items() if future.done() and not future.exception()}
-    lines = sorted(line(row, future.result()) for row, future in ended.items())
-    suites = [suite for suite in DEBIANS if any(row.suite == suite for row in ended)]
-    (ROOT / "docs" / "faults.md").write_text(HEAD.format(versions=versions(suites)) + "\n".join(lines) + "\n")
+def keep(campaign: Campaign) -> None:
+    """Remember what has come to an end; forget what has failed on the way."""
+    OUTCOMES.mkdir(parents=True, exist_ok=True)
+    for row, future in campaign.outcomes.items():
+        (OUTCOMES / str(row)).unlink(missing_ok=True)
+        if future.done() and not future.cancelled() and not future.exception():
+            (OUTCOMES / str(row)).write_bytes(pickle.dumps(future.result()))
+
+
+def write() -> None:
+    """The table, if there is an outcome for every row."""
+    wanted = rows(everything=True)
+    if all((OUTCOMES / str(row)).exists() for row in wanted):
+        lines = sorted(line(row, pickle.loads((OUTCOMES / str(row)).read_bytes())) for row in wanted)
+        text = HEAD.format(versions=versions(list(DEBIANS))) + "\n".join(lines) + "\n"
+        (ROOT / "docs" / "faults.md").write_text(text, encoding="utf-8")
