@@ -40,6 +40,8 @@ exec sleep infinity
 
 
 BACKENDS = ("nft", "legacy", "native")
+TWO_BACKENDS = ("nft", "native")
+"""For tests of what the rules say: iptables-legacy reads the same text, and test_firewall.py sees that it does."""
 """Both of iptables, and nftables itself on a host that has no iptables."""
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
-from .firewall_host import FirewallHost
+from .firewall_host import TWO_BACKENDS, FirewallHost
+
+pytestmark = pytest.mark.parametrize("host", TWO_BACKENDS, indirect=True)
 
 DROP: dict[str, Any] = {
     "knock_firewall_allowlist": [CLIENT, CLIENT6],

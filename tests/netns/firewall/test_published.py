@@ -30,7 +30,7 @@ from ..lab import (
     run,
 )
 from .administrator import ByNft
-from .firewall_host import BACKENDS, FirewallHost
+from .firewall_host import TWO_BACKENDS, FirewallHost
 
 BACKEND, BACKEND6 = "198.18.1.9", "fd00:5e5a:1::9"
 INSIDE = 2022
@@ -104,7 +104,7 @@ def hear_each_other(near: socket.socket, far: socket.socket) -> bool:
     return heard == b"there" and near.recv(4) == b"back"
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=TWO_BACKENDS)
 def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
     """A host without rules, that publishes port 22 of a host behind it, and one of the backends."""
     made = Gateway(lab, tmp_path, request.param)
