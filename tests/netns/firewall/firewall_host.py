@@ -38,11 +38,10 @@ exec sleep infinity
 """
 """Without /run/systemd the modules know that systemd does not run here."""
 
-
 BACKENDS = ("nft", "legacy", "native")
+"""Both of iptables, and nftables itself on a host that has no iptables."""
 TWO_BACKENDS = ("nft", "native")
 """For tests of what the rules say: iptables-legacy reads the same text, and test_firewall.py sees that it does."""
-"""Both of iptables, and nftables itself on a host that has no iptables."""
 
 
 class FirewallHost:
