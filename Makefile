@@ -29,7 +29,7 @@ sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
 
-faults: environment ## 180 faults in the middle of a firewall change, on real hosts: half an hour, writes docs/faults.md
+faults: environment ## every fault in the middle of a firewall change, on real hosts: half an hour, writes docs/faults.md
 	@SESAME_FAULTS_ALL=1 tools/jobs/faults
 
 fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
