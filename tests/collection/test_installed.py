@@ -121,7 +121,7 @@ def test_a_door_that_opens_something_else_is_noticed_and_everything_put_back() -
     # The daemon admits the controller, but to port 2222: with the rules live, nobody could come back in to port 22.
     run = play("sesame.knock.site", knockd_open_ports=["2222/tcp"], knock_firewall_escape_port=0)
     assert run.returncode != 0
-    assert "so the rules of before are back" in run.stdout
+    assert "The rules of before are back" in run.stdout
     assert is_open() and is_open(ADDRESS6)
     rules = on_host("iptables-save; ip6tables-save; cat /etc/iptables/rules.v? 2>/dev/null || true")
     assert "KNOCK" not in rules
