@@ -9,7 +9,7 @@ import os
 import queue
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterable
 
@@ -53,7 +53,8 @@ class Row:
 def rows(everything: bool) -> list[Row]:
     """All of it, or the sample that is quick: on the newest Debian alone."""
     if everything:
-        return [Row(suite, fault) for suite in DEBIANS for fault in FAULTS]
+        legacy = [replace(fault, expected=fault.on_legacy or fault.expected) for fault in FAULTS]
+        return [Row(suite, fault) for suite in DEBIANS for fault in (legacy if suite == "bookworm" else FAULTS)]
     return [Row("trixie", fault) for fault in FAULTS if (fault.name, fault.step.name) in SAMPLE]
 
 

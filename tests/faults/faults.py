@@ -75,6 +75,8 @@ class Fault:
     strike: Callable[[Case], None]
     disk: str = ""
     """The folder that lies on a small disk of its own."""
+    on_legacy: str = ""
+    """What is expected where the rules are iptables-legacy's, if that is something else: nft does not see them."""
 
     @property
     def words(self) -> tuple[str, str, str]:
@@ -137,10 +139,10 @@ FAULTS = [
     Fault("disk of the rules full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/etc/iptables"),
     Fault("disk of the journal full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/var/lib/knock_firewall"),
     Fault("disk of the journal full", LIVE, CLOSED, "kept", strikes.fill_disk, disk="/var/lib/knock_firewall"),
-    Fault("nft flush ruleset", LIVE, OPEN, "undone", strikes.flush_rules),
+    Fault("nft flush ruleset", LIVE, OPEN, "undone", strikes.flush_rules, on_legacy="kept"),
     Fault("nft flush ruleset", CONFIRMED, OPEN, "kept", strikes.flush_rules),
     Fault("nft flush ruleset, then another run", LATER, KEPT, "kept", strikes.flush_kept_rules),
-    Fault("systemctl reload nftables", CONNECTING, OPEN, "undone", strikes.reload_nftables),
+    Fault("systemctl reload nftables", CONNECTING, OPEN, "undone", strikes.reload_nftables, on_legacy="kept"),
     Fault("systemctl reload nftables", CONNECTING, CLOSED, "kept", strikes.reload_nftables),
     Fault("systemctl reload nftables", LATER, KEPT, "kept", strikes.reload_nftables_later),
     Fault("nftables and netfilter-persistent at boot", LATER, CLOSED, "kept", strikes.enable_nftables),
