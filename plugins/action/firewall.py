@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
@@ -95,7 +95,13 @@ class ActionModule(ActionBase):
                 failed=True,
                 msg="sesame.knock.firewall: prove needs a sequence: set knock_sequence, or prove: false",
             )
-        result.update(self._module(state="applied"))
+        try:
+            result.update(self._module(state="applied"))
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(
+                "%s. If rules had changed by then, the host puts those of before back within %d s"
+                % (error, self._parameters["revert_after"])
+            ) from error
         if result.get("failed") or self._task.check_mode or not result["armed"]:
             return result
         return self._prove_and_confirm(result)

@@ -105,7 +105,10 @@ esac
 
 mkdir -p "$(dirname @LOCK@)" || exit 1
 exec 9>@LOCK@ || exit 1
-flock 9 || exit 1
+if ! flock -w 30 9; then # nobody holds it longer than a second or two, unless something hangs
+    echo 'somebody else is changing the rules: see who holds @LOCK@' >&2
+    exit 1
+fi
 
 case $command in
 confirm)

@@ -286,7 +286,9 @@ def saved_rules(path: str) -> dict[str, Table]:
     except FileNotFoundError:
         return {}
     except RulesError as error:
-        raise RulesError("%s cannot be read: %s" % (path, error)) from error
+        raise RulesError(
+            "%s cannot be read, so no boot loads it: %s. Mend that line, or move the file away" % (path, error)
+        ) from error
 
 
 def allowed(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -> dict[str, list[str]]:
