@@ -80,7 +80,7 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "unreadable": (
         "echo iptables -F > /etc/iptables/rules.v4",
         {"knock_firewall_existing_rules": "merge"},
-        ["/etc/iptables/rules.v4 cannot be read: line 1", "iptables -F"],
+        ["/etc/iptables/rules.v4 cannot be read, so no boot loads it: line 1", "move the file away", "iptables -F"],
     ),
     "published_without_a_door": (
         "true",
