@@ -146,11 +146,10 @@ class ActionModule(ActionBase):
             if answer.startswith("kept"):  # only the answer to the confirmation was lost
                 result["proof"].append("the host says that the change was confirmed")
                 return result
-            end = (
-                "The rules of before are back"
-                if answer.startswith("reverted")
-                else "The host does not answer: within %d s it puts the rules of before back by itself" % seconds
-            )
+            end = {
+                "reverted": "The rules of before are back",
+                "nothing waits": "The host has put the rules of before back, or another run has come in between",
+            }.get(answer, "The host does not answer: within %d s it puts the rules of before back by itself" % seconds)
             return dict(result, failed=True, changed=False, msg="%s. %s." % (str(failure).rstrip("."), end))
         return result
 
@@ -264,24 +263,29 @@ class ActionModule(ActionBase):
 
     def _take_back(self, token: str) -> str:
         """What `knock-firewall revert` says over the old connection, or else a new one; empty if both are gone."""
-        for connection in (self._connection, self._new_connection()):
-            self._connection = connection
-            answer: SimpleQueue[str] = SimpleQueue()
-            Thread(target=self._revert, args=(token, answer), daemon=True).start()
-            try:
-                said = answer.get(timeout=PATIENCE)  # over a network that is cut, ssh itself waits for many minutes
-            except Empty:
-                continue
-            if said:
-                return said
-        return ""
+        said = self._revert(token)
+        if not said:
+            self._connection = self._new_connection()
+            said = self._revert(token)
+            self._hang_up(self._connection)
+        return said
 
-    def _revert(self, token: str, answer: SimpleQueue[str]) -> None:
+    def _revert(self, token: str) -> str:
+        answer: SimpleQueue[str] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(self._command("revert", token))
+            except (NotProven, AnsibleError) as error:
+                display.vv("taking the change back: %s" % error)
+                answer.put("")
+
+        # Over a network that is cut, ssh itself waits for many minutes
+        Thread(target=ask, daemon=True).start()
         try:
-            answer.put(self._command("revert", token))
-        except (NotProven, AnsibleError) as error:
-            display.vv("taking the change back: %s" % error)
-            answer.put("")
+            return answer.get(timeout=PATIENCE)
+        except Empty:
+            return ""
 
 
 def _same(one: str, other: str) -> bool:
