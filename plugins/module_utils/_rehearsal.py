@@ -36,7 +36,8 @@ from ._traffic import Attempt, Traffic
 
 NAMES = {"v4": "IPv4", "v6": "IPv6"}
 
-_CONTROL_TAKES = 5.0
+_CONTROL_TAKES = 15.0
+"""Seconds: a packet that is lost on a busy host is sent again after 1, 3 and 7 of them."""
 _MOST_PORTS_OF_ALL = 2
 """So many ports are tried from every source, the others from one of each part."""
 
@@ -331,7 +332,7 @@ class _Trial:
         self._traffic.settle([word], 0.1, 0)
         self._hears_of_narrow_paths = bool(word.succeeded)
         # A loaded host is slow, and never wrong
-        self._patience = min(4.0, max(1.2, 10 * took))
+        self._patience = min(8.0, max(3.5, 10 * took))  # a SYN is sent again after 1 and 3 seconds
         self._quiet = min(1.0, max(0.3, 5 * took))
         connections = [(entry, attempt) for entry, attempt in tries if entry.port.protocol == "tcp"]
         # Strangers have nothing but their session
