@@ -41,7 +41,7 @@ def kill_module(case: Case) -> None:
             """
             process=%d
             while :; do
-                case $(cat /proc/$process/comm) in sudo | sshd* | systemd* | bash | '') break ;; esac
+                case $(cat /proc/$process/comm) in sudo | sshd* | systemd | bash | '') break ;; esac
                 parent=$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$process/status)
                 kill -KILL $process
                 process=$parent
