@@ -49,10 +49,15 @@ is_systemd() { [ -d /run/systemd/system ]; }
 is_ours() { [ -z "${1-}" ] || [ "$(cat "$change/token" 2>/dev/null)" = "$1" ]; }
 was_kept() { [ -e "$state/done/confirmed" ] && [ "$(cat "$state/done/token" 2>/dev/null)" = "${1-}" ]; }
 
-# The journal goes in one step. What is left tells who asks again, because an answer was lost, how it ended.
+# The journal goes in one step. What is left tells who asks again, because an answer was lost, how it ended. A journal
+# that was never armed says nothing.
 forget() {
-    rm -rf "$state/done"
-    mv "$change" "$state/done" || return 1
+    if [ -e "$change/armed" ] || [ -e "$change/confirmed" ]; then
+        rm -rf "$state/done"
+        mv "$change" "$state/done" || return 1
+    else
+        rm -rf "$change"
+    fi
     if is_systemd && [ "${command-}" != boot ]; then systemctl stop @TIMER@.timer 2>/dev/null; fi
     return 0
 }
