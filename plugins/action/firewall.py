@@ -31,6 +31,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import
     ON_THE_CONTROLLER,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import COMMAND
+from ansible_collections.sesame.knock.plugins.module_utils._knock_task import fill_in
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
     KnockError,
     StillOpen,
@@ -44,13 +45,6 @@ from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError, parse_sequence
 
 display = Display()
-
-DEFAULTS = {
-    "host": ("knock_host", "ansible_host", "inventory_hostname"),
-    "port": ("ansible_port",),
-    "sequence": ("knock_sequence",),
-}
-"""Where an argument comes from when the task does not give it: the first variable that is set."""
 
 A_SESSION_OF_ITS_OWN = (
     "-o ControlMaster=auto -o ControlPersist=60s -o ControlPath=%s -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -107,14 +101,9 @@ class ActionModule(ActionBase):
         return self._prove_and_confirm(result)
 
     def _arguments(self) -> dict[str, Any]:
-        arguments = dict(self._task.args)
-        if arguments.get("state", "present") == "present":
-            for name, variables in DEFAULTS.items():
-                for variable in variables:
-                    # A variable may be empty, or a template that gives nothing
-                    if arguments.get(name) in (None, "") and self._vars.get(variable) is not None:
-                        arguments[name] = self._templar.template(self._vars[variable])
-        return arguments
+        if self._task.args.get("state", "present") != "present":
+            return dict(self._task.args)
+        return fill_in(self._task.args, self._vars, self._templar.template)
 
     def _module(self, **changed: Any) -> dict[str, Any]:
         """What the module on the host answers."""

@@ -10,15 +10,8 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.sesame.knock.plugins.module_utils._knock_task import ARGUMENT_SPEC, BadTask, perform
+from ansible_collections.sesame.knock.plugins.module_utils._knock_task import ARGUMENT_SPEC, BadTask, fill_in, perform
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError
-
-# Where an argument comes from when the task does not give it: the first variable that is set.
-DEFAULTS = {
-    "host": ("knock_host", "ansible_host", "inventory_hostname"),
-    "port": ("ansible_port",),
-    "sequence": ("knock_sequence",),
-}
 
 
 class ActionModule(ActionBase):
@@ -32,12 +25,7 @@ class ActionModule(ActionBase):
         """Fill in the arguments for the host that the task is for, then knock."""
         result = super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        arguments = dict(self._task.args)
-        for name, variables in DEFAULTS.items():
-            for variable in variables:
-                # A variable may be empty, or a template that gives nothing.
-                if arguments.get(name) in (None, "") and task_vars.get(variable) is not None:
-                    arguments[name] = self._templar.template(task_vars[variable])
+        arguments = fill_in(self._task.args, task_vars, self._templar.template)
         checked = ArgumentSpecValidator(ARGUMENT_SPEC).validate(arguments)
         if checked.error_messages:
             return dict(result, failed=True, msg="sesame.knock.knock: %s" % "; ".join(checked.error_messages))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 from ._knocker import CLOSED_TIMEOUT, FAMILIES, TIMEOUT, StillOpen, Target, resolve, wait_closed, wait_open
 from ._knocker import knock as send
@@ -23,6 +23,25 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "delay": {"type": "float", "default": 5.0},
     "family": {"type": "str", "choices": list(FAMILIES), "default": "any"},
 }
+DEFAULTS = {
+    "host": ("knock_host", "ansible_host", "inventory_hostname"),
+    "port": ("ansible_port",),
+    "sequence": ("knock_sequence",),
+}
+"""Where an argument comes from when the task does not give it: the first variable that is set."""
+
+
+def fill_in(
+    arguments: Mapping[str, Any], variables: Mapping[str, Any], template: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """The arguments of a task, with what the variables of its host say of those that it does not give."""
+    filled = dict(arguments)
+    for name, candidates in DEFAULTS.items():
+        for variable in candidates:
+            # A variable may be empty, or a template that gives nothing
+            if filled.get(name) in (None, "") and variables.get(variable) is not None:
+                filled[name] = template(variables[variable])
+    return filled
 
 
 class BadTask(Exception):

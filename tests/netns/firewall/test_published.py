@@ -104,16 +104,20 @@ def hear_each_other(near: socket.socket, far: socket.socket) -> bool:
     return heard == b"there" and near.recv(4) == b"back"
 
 
-@pytest.fixture(params=TWO_BACKENDS)
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
-    """A host without rules, that publishes port 22 of a host behind it, and one of the backends."""
-    made = Gateway(lab, tmp_path, request.param)
+def gateway(lab: Lab, directory: Path, backend: str) -> Iterator[Gateway]:
+    made = Gateway(lab, directory, backend)
     try:
         made.build()
         made.publish()
         yield made
     finally:
         made.remove()
+
+
+@pytest.fixture(params=TWO_BACKENDS)
+def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
+    """A host without rules, that publishes port 22 of a host behind it, and one of the backends."""
+    yield from gateway(lab, tmp_path, request.param)
 
 
 # --- who gets through ------------------------------------------------------------------------------------------------
@@ -342,13 +346,7 @@ def test_the_guard_knows_a_redirected_port(host: Gateway) -> None:
 @pytest.fixture(params=["nft", "legacy"])
 def by_iptables(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
     """The same with one of the two iptables, whose chains lie among those of others."""
-    made = Gateway(lab, tmp_path, request.param)
-    try:
-        made.build()
-        made.publish()
-        yield made
-    finally:
-        made.remove()
+    yield from gateway(lab, tmp_path, request.param)
 
 
 def test_a_revert_leaves_no_trace_among_the_rules_of_others(by_iptables: Gateway) -> None:
