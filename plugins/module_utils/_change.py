@@ -21,7 +21,7 @@ from shlex import quote
 from typing import Any, Iterator, Mapping, NamedTuple
 
 from ._files import read, write
-from ._host_command import CHANGE, COMMAND, ENABLED, KEEP, LOCK, ORIGINAL, SCRIPT, STATE, TIMER, UNITS
+from ._host_command import CHANGE, CHECK_TIMER, COMMAND, ENABLED, KEEP, LOCK, ORIGINAL, SCRIPT, STATE, TIMER, UNITS
 
 GUARD = "/etc/knockd-guard.conf"
 """What the knock daemon refuses by itself while it lives."""
@@ -167,7 +167,7 @@ def install(module: Any) -> bool:
         for path, (text, mode) in wanted.items():
             write(path, text, mode)
         if has_systemd():
-            for command in (["daemon-reload"], ["enable", "--quiet", *ENABLED]):
+            for command in (["daemon-reload"], ["enable", "--quiet", *ENABLED], ["start", CHECK_TIMER]):
                 status, out, err = module.run_command(["systemctl", *command])
                 if status != 0:
                     raise Failure("systemctl %s: %s. Nothing was changed" % (command[0], (err or out).strip()))
@@ -178,6 +178,7 @@ def uninstall(module: Any) -> None:
     """Everything of `install`, and what changes have left."""
     if has_systemd() and os.path.exists(COMMAND):
         module.run_command(["systemctl", "disable", "--quiet", *ENABLED])
+        module.run_command(["systemctl", "stop", CHECK_TIMER])
     for path in (COMMAND, *UNITS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

@@ -17,7 +17,8 @@ since 1970, for people), the scripts `undo`, `discard` and `finish`, and one of 
 DONE = STATE + "/done"
 """The journal of the last change, for who asks how it ended."""
 KEEP = STATE + "/keep"
-"""A script that puts our rules back if somebody has taken them away; it is there while we protect the host."""
+"""A script that puts back our rules (`keep rules`) if somebody has taken them away, and the files of them
+(`keep files`) if the boot could not load what somebody has made of them; it is there while we protect the host."""
 ORIGINAL = STATE + "/original/files"
 """The files of before the first change, for uninstalling."""
 LOCK = "/run/knock_firewall/lock"
@@ -34,7 +35,7 @@ SCRIPT = """\
 #   knock-firewall confirm TOKEN    keeps the change: from here on the host finishes it alone
 #   knock-firewall revert [TOKEN]   puts back what was before, unless the change has been confirmed
 #   knock-firewall resolve TOKEN    at the deadline: finishes what is confirmed, puts back what is not
-#   knock-firewall boot             the same at boot, before the rules are loaded
+#   knock-firewall boot             the same at boot, before the rules are loaded; sees that they can be loaded
 #   knock-firewall check            puts our rules back if somebody has taken them away
 set -u
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -62,11 +63,14 @@ forget() {
     return 0
 }
 
+# `rules` or `files`: what somebody has taken away, or broken, is as the last change has left it.
+keep() { if [ -e @KEEP@ ]; then sh @KEEP@ "$1"; fi; }
+
 # From `confirmed` on there is no way back. Each step can be repeated.
 finish() {
     sh "$change/finish" || return 1
     if [ "$command" != boot ]; then # where files are loaded, and services started, after us
-        if [ -e @KEEP@ ]; then sh @KEEP@ || return 1; fi
+        keep rules || return 1
         if [ -e "$change/reload" ] && is_systemd && systemctl is-active --quiet knockd.service; then
             systemctl reload knockd.service || echo 'knockd does not reload: see journalctl -u knockd'
         fi
@@ -144,10 +148,13 @@ resolve)
     if [ -d "$change" ] && is_ours "${2:?TOKEN is missing}"; then resolve; fi
     ;;
 boot)
-    if [ -d "$change" ]; then resolve; fi
+    status=0
+    if [ -d "$change" ]; then resolve || status=1; fi
+    keep files || status=1
+    exit $status
     ;;
 check)
-    if [ ! -e "$change/armed" ] && [ -e @KEEP@ ]; then sh @KEEP@; fi
+    if [ ! -e "$change/armed" ]; then keep rules; fi
     ;;
 esac
 """
@@ -177,7 +184,7 @@ TimeoutStartSec=60
 WantedBy=multi-user.target
 """,
     "/etc/systemd/system/knock-firewall-check.service": """\
-# Written by the module sesame.knock.firewall. Closes the port where the saved rules could not be loaded.
+# Written by the module sesame.knock.firewall. Closes the port where the saved rules could not be loaded, or are gone.
 [Unit]
 Description=See that the rules of the knock firewall are loaded (sesame.knock)
 DefaultDependencies=no
@@ -194,9 +201,24 @@ Before=shutdown.target
 Type=oneshot
 ExecStart=/usr/local/sbin/knock-firewall check
 TimeoutStartSec=60
+# What it has to say is noticed; that it starts and ends, each minute, is not.
+SyslogLevel=notice
+LogLevelMax=notice
 
 [Install]
 WantedBy=multi-user.target
+""",
+    "/etc/systemd/system/knock-firewall-check.timer": """\
+# Written by the module sesame.knock.firewall. Until it elapses, the guard of the knock daemon keeps the port closed.
+[Unit]
+Description=See each minute that the rules of the knock firewall are there (sesame.knock)
+
+[Timer]
+OnCalendar=minutely
+AccuracySec=10s
+
+[Install]
+WantedBy=timers.target
 """,
     "/etc/systemd/system/nftables.service.d/knock-firewall.conf": """\
 # Written by the module sesame.knock.firewall: /etc/nftables.conf begins with flush ruleset, and takes our rules along.
@@ -208,4 +230,5 @@ ExecStopPost=-/usr/local/sbin/knock-firewall check
 }
 """Path to content. Those that have an [Install] section are to be enabled."""
 
-ENABLED = ("knock-firewall-boot.service", "knock-firewall-check.service")
+CHECK_TIMER = "knock-firewall-check.timer"
+ENABLED = ("knock-firewall-boot.service", "knock-firewall-check.service", CHECK_TIMER)

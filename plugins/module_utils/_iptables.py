@@ -13,6 +13,7 @@ from ._files import read, write
 from ._gates import Gate
 from ._judge import Judgement, judge
 from ._loads import Load, iptables_load
+from ._mending import Saved, keep_script
 from ._nftables import managed_by_iptables, of_others
 from ._rules import (
     OWN_CHAINS,
@@ -82,7 +83,7 @@ class Iptables:
         return Plan(
             changes_live=any(deltas.values()),
             undo=script(live, moved=True),
-            keep=script(self.wanted) if any(map(has_own, self.wanted.values())) else None,
+            keep=self._keep() if any(map(has_own, self.wanted.values())) else None,
             diff=[
                 ("live rules of %s" % family.command, own_text(live[family.name]), own_text(self.wanted[family.name]))
                 for family in FAMILIES
@@ -158,6 +159,14 @@ class Iptables:
     def _path(self, command: str) -> str | None:
         path: str | None = self._module.get_bin_path(command, opt_dirs=["/sbin", "/usr/sbin"])
         return path
+
+    def _keep(self) -> str:
+        files = {
+            family.file: Saved(self.texts[family.name], "%s-restore -w 10 --test" % family.command)
+            for family in FAMILIES
+            if is_there(family)
+        }
+        return keep_script(script(self.wanted), files)
 
     def _deltas(self, live: Rules) -> dict[str, str]:
         return {
@@ -269,7 +278,10 @@ bring() { # COMMAND TABLE PLACES CHAINS: to what standard input says; a place of
     *) if [ "$(own "$1" "$2")" = "$wanted" ]; then return; fi ;;
     esac
     for _ in 1 2 3; do # the rules of others may change between reading and writing
-        if transaction "$1" "$2" "$3" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then return; fi
+        if transaction "$1" "$2" "$3" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then
+            echo "our rules of $1, table $2, are as they were" >&2
+            return
+        fi
     done
     failed=1
 }

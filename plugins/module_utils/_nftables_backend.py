@@ -14,6 +14,7 @@ from ._files import read, write
 from ._gates import Gate
 from ._judge import Judgement
 from ._loads import Load, nftables_load
+from ._mending import Saved, keep_script
 from ._nftables import FILE, LISTING, SCRATCH, TABLE, NftablesError, managed_by_iptables
 
 _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"])
@@ -59,7 +60,7 @@ class Nftables:
         return Plan(
             changes_live=_nftables.differs(live, wanted),
             undo=script(live),
-            keep=script(wanted) if wanted else None,
+            keep=keep_script(script(wanted), {FILE: Saved(self.text, "nft -c -f -")}) if wanted else None,
             diff=[("live table " + TABLE, live, wanted)],
         )
 
@@ -151,9 +152,10 @@ wanted=$(cat <<'RULES'
 RULES
 )
 [ "$(nft -s list table {table} 2>/dev/null)" = "$wanted" ] && exit 0
-nft -f - <<RULES
+nft -f - <<RULES || exit 1
 {remove}$wanted
 RULES
+echo "table {table} is as it was" >&2
 """
 
 

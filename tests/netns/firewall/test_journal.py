@@ -202,13 +202,44 @@ def test_a_check_changes_nothing_where_nothing_is_missing(host: FirewallHost) ->
 
 
 @WITH_NFTABLES
-def test_a_saved_file_that_cannot_be_loaded_opens_nothing(host: FirewallHost) -> None:
+@pytest.mark.parametrize("damage", ["sed -i '1i nonsense'", "truncate --size 0", "rm"])
+def test_a_saved_file_that_a_boot_could_not_load_is_put_back(host: FirewallHost, damage: str) -> None:
     host.apply(**ALLOW)
     host.confirm()
-    host.sh("sed -i '1i nonsense' %s" % " ".join(host.admin.files))
-    host.reboot(loads=False)
+    before = host.contents()
+    for path in host.admin.files:
+        host.sh("%s %s" % (damage, path))
+    broken = host.contents()
+    host.reboot()
     assert is_closed(host) == [True, True]
     assert host.lab.is_open(SERVER, source=CLIENT)
+    assert host.contents() == before
+    kept = [path for path in host.sh("ls /etc/iptables/* /etc/knock_firewall.nft* || true").split() if path[-1] == "~"]
+    assert [host.sh("cat " + path) for path in kept] == [text for text in broken if text is not None]
+
+
+@WITH_NFTABLES
+def test_a_saved_file_that_somebody_has_changed_stays_as_it_is(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    for path in host.admin.files:
+        host.sh("echo '# mine' >>%s" % path)
+    before = host.contents()
+    host.reboot()
+    assert host.contents() == before
+    assert is_closed(host) == [True, True]
+
+
+def test_a_full_disk_leaves_a_broken_file_for_another_boot(host: FirewallHost) -> None:
+    small_disk(host, "/etc/iptables")
+    host.apply(**ALLOW)
+    host.confirm()
+    host.sh("sed -i '1i nonsense' %s; dd if=/dev/zero of=/etc/iptables/ballast bs=4k || true" % host.admin.files[0])
+    broken = host.contents()
+    host.sh("! knock-firewall boot")
+    assert host.contents() == broken
+    host.sh("rm /etc/iptables/ballast; knock-firewall boot")
+    assert host.contents() != broken
 
 
 def test_a_revert_puts_a_jump_back_where_it_was(host: FirewallHost) -> None:
