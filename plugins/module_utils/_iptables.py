@@ -279,7 +279,7 @@ bring() { # COMMAND TABLE PLACES CHAINS: to what standard input says; a place of
     esac
     for _ in 1 2 3; do # the rules of others may change between reading and writing
         if transaction "$1" "$2" "$3" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then
-            echo "our rules of $1, table $2, are as they were" >&2
+            echo "put back our rules of $1, table $2" >&2
             return
         fi
     done

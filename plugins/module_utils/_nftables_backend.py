@@ -155,7 +155,7 @@ RULES
 nft -f - <<RULES || exit 1
 {remove}$wanted
 RULES
-echo "table {table} is as it was" >&2
+echo "put back table {table}" >&2
 """
 
 
