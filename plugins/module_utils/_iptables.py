@@ -11,7 +11,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from ._change import Failure, Plan
 from ._files import read, write
 from ._gates import Gate
-from ._judge import Judgement, judge
+from ._judge import Case, Judgement, judge_all
 from ._loads import Load, iptables_load
 from ._mending import Saved, keep_script
 from ._nftables import managed_by_iptables, of_others
@@ -35,6 +35,7 @@ from ._rules import (
     words_of,
 )
 from ._saved import sort
+from ._walk import base_chains
 
 
 class Family(NamedTuple):
@@ -93,18 +94,12 @@ class Iptables:
     def judge(self, gates: Sequence[Gate]) -> Judgement:
         """Hold what would be live, and what the next boot would load, to what the gates promise."""
         live = self.live()
-        problems, remarks = [], []
-        for family in FAMILIES:
-            if not is_there(family):
-                continue
-            for tables, when in (
-                (after(live[family.name], self.wanted[family.name]), "%s"),
-                (self.wanted[family.name], "After the next boot: %s"),
-            ):
-                found = judge(tables, family.name, gates)
-                problems += [when % sentence for sentence in found.problems]
-                remarks += [when % sentence for sentence in found.remarks]
-        return Judgement(problems, remarks)
+        cases = []
+        for family in filter(is_there, FAMILIES):
+            wanted = self.wanted[family.name]
+            for tables, when in ((after(live[family.name], wanted), ""), (wanted, "After the next boot: ")):
+                cases.append(Case(base_chains(tables, family.name), family.name, when))
+        return judge_all(cases, gates)
 
     def loads(self) -> dict[str, Load]:
         """How each family's rules, those of others included, get into a kernel for a rehearsal."""

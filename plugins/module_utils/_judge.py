@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Holds the rules of a family to what gates promise, before they are loaded: who is locked out, who gets in, and why.
 
-Only tables of iptables are judged. What comes before INPUT (raw, PREROUTING, nat) and other base chains of nftables
-are not: others look at these.
+Tables of iptables, and base chains of nftables at the input hook, are judged. What comes before (raw, PREROUTING, nat)
+is not: the rehearsal looks at that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ._gates import Gate
 from ._match import LIKELY, YES, Packet
 from ._rules import Ports, Table
 from ._spans import EVERYWHERE, Spans, common, joined, of_network, size, without
-from ._walk import Packets, Walk
+from ._walk import BaseChain, Packets, Walk, base_chains
 
 _NOT_FROM_OUTSIDE = {
     # The kernel takes no packet with such a source from any interface but lo
@@ -61,10 +61,33 @@ class _Answer(NamedTuple):
 
 def judge(tables: dict[str, Table], family: str, gates: Sequence[Gate]) -> Judgement:
     """What is wrong with these tables of a family, `v4` or `v6`; no problem if every promise holds."""
-    judge_of_family = _Judge(tables, family)
+    return judge_chains(base_chains(tables, family), family, gates)
+
+
+class Case(NamedTuple):
+    """The base chains that packets of a family meet, and when, in words that begin a sentence."""
+
+    chains: Sequence[BaseChain]
+    family: str
+    when: str = ""
+
+
+def judge_all(cases: Sequence[Case], gates: Sequence[Gate]) -> Judgement:
+    """What is wrong in any of these cases."""
+    problems, remarks = [], []
+    for case in cases:
+        found = judge_chains(case.chains, case.family, gates)
+        problems += [case.when + sentence for sentence in found.problems]
+        remarks += [case.when + sentence for sentence in found.remarks]
+    return Judgement(problems, remarks)
+
+
+def judge_chains(chains: Sequence[BaseChain], family: str, gates: Sequence[Gate]) -> Judgement:
+    """The same for the base chains that its packets meet."""
+    judge_of_family = _Judge(chains, family)
     loop = judge_of_family.walk.loop()
     if loop:
-        judge_of_family.problem("`%s` of the %s table leads back to a chain that has led to it." % loop)
+        judge_of_family.problem("`%s` of %s leads back to a chain that has led to it." % loop)
         return judge_of_family.judgement
     marks = 0
     for gate in gates:
@@ -78,8 +101,8 @@ def judge(tables: dict[str, Table], family: str, gates: Sequence[Gate]) -> Judge
 
 
 class _Judge:
-    def __init__(self, tables: dict[str, Table], family: str) -> None:
-        self.walk = Walk(tables, family)
+    def __init__(self, chains: Sequence[BaseChain], family: str) -> None:
+        self.walk = Walk(chains)
         self.judgement = Judgement([], [])
         self._family = family
         self._outside = EVERYWHERE[family]

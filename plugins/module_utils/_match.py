@@ -84,6 +84,8 @@ class Rule:
     text: str
     chain: str
     family: str
+    place: str = ""
+    """Where it is, in words, if its text does not say so."""
     target: str = ""
     is_goto: bool = False
     arguments: list[str] = field(default_factory=list)
@@ -96,6 +98,11 @@ class Rule:
     marks: list[tuple[int, int, bool]] = field(default_factory=list)
     """Value, mask, and whether it is negated."""
     tests: list[Test] = field(default_factory=list)
+
+    @property
+    def asks(self) -> bool:
+        """Whether there are packets that it does not match."""
+        return self.text != "return" and self.text.split()[2:] != ["-j", "RETURN"]
 
     def judge(self, packet: Packet) -> int:
         worst = YES
@@ -223,11 +230,13 @@ def _read_nothing(rule: Rule, values: list[str], is_negated: bool) -> None:
 
 
 def _read_source(rule: Rule, values: list[str], is_negated: bool) -> None:
-    if "-" in values[0]:
-        first, dummy, last = values[0].partition("-")
-        spans: Spans = ((int(ip_address(first)), int(ip_address(last))),)
-    else:
-        spans = of_network(values[0])
+    spans: Spans = ()
+    for item in values[0].split(","):
+        if "-" in item:
+            first, dummy, last = item.partition("-")
+            spans = joined(spans, ((int(ip_address(first)), int(ip_address(last))),))
+        else:
+            spans = joined(spans, of_network(item))
     everywhere = EVERYWHERE[rule.family]
     spans = without(everywhere, spans) if is_negated else spans
     rule.source = spans if rule.source is None else common(rule.source, spans)

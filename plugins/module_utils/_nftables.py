@@ -10,12 +10,15 @@ has loaded it where nobody sees it: SCRATCH says how.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Iterable, NamedTuple
 
 FAMILY, NAME = "inet", "knock_firewall"
 TABLE = FAMILY + " " + NAME
 """The only table that we ever touch."""
+DAEMONS_TABLE = "inet knockd"
+"""The knock daemon's, which marks whom it has admitted, and guards."""
 FILE = "/etc/knock_firewall.nft"
 
 REMOVE = "table %s\ndelete table %s\n" % (TABLE, TABLE)
@@ -32,6 +35,13 @@ load() {{ nft -f "$1" && {{ nft -s list table {TABLE} 2>/dev/null; echo "{_LINE}
 nft add table {_WITNESS} && load "$1" && load "$1" && nft list tables
 """
 """For `unshare --net sh -c SCRATCH sh FILE`: load a candidate twice beside a table of somebody else, and list it."""
+
+WITH_HANDLES = f"""\
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+if [ -n "${{1-}}" ]; then nft -f "$1" || exit 1; fi
+nft --json list ruleset && echo && echo "{_LINE}" && nft --handle --stateless list ruleset
+"""
+"""For `sh -c WITH_HANDLES sh [FILE]`: prints for `read_with_handles` what is live, in a scratch namespace the file."""
 
 
 class NftablesError(ValueError):
@@ -55,6 +65,12 @@ def read_scratch(output: str) -> str:
             % (TABLE, TABLE)
         )
     return listing
+
+
+def read_with_handles(output: str) -> tuple[list[dict[str, Any]], str]:
+    """The rules as data, and as text with handles."""
+    data, dummy, text = output.partition(_LINE + "\n")
+    return list(json.loads(data)["nftables"]), text
 
 
 def differs(live: str, wanted: str) -> bool:

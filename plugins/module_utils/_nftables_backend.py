@@ -12,10 +12,11 @@ from . import _nftables
 from ._change import Failure, Plan
 from ._files import read, write
 from ._gates import Gate
-from ._judge import Judgement
+from ._judge import Case, Judgement, judge_all
 from ._loads import Load, nftables_load
 from ._mending import Saved, keep_script
-from ._nftables import FILE, LISTING, SCRATCH, TABLE, NftablesError, managed_by_iptables
+from ._native_rules import Texts, native_chains
+from ._nftables import DAEMONS_TABLE, FILE, LISTING, SCRATCH, TABLE, WITH_HANDLES, NftablesError, managed_by_iptables
 
 _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"])
 """Where a candidate is loaded to see how nft lists it: the second for root in a container who may not do the first."""
@@ -65,8 +66,22 @@ class Nftables:
         )
 
     def judge(self, gates: Sequence[Gate]) -> Judgement:
-        """The judge reads iptables only; the rehearsal sees these rules at work."""
-        return Judgement([], [])
+        """Hold our table beside the live ones of others, and alone as the next boot would load it, to the gates.
+
+        The tables of iptables are left to the rehearsal: nft does not know all that is in them.
+        """
+        if not self.text or not self._is_ready():
+            return Judgement([], [])
+        own = _nftables.read_with_handles(self._in_scratch(WITH_HANDLES))
+        dummy, live, warnings = self._module.run_command(["sh", "-c", WITH_HANDLES, "sh"])
+        others = _nftables.read_with_handles(live)
+        without = [TABLE, DAEMONS_TABLE, *managed_by_iptables(warnings)]
+        cases = []
+        for family in ("v4", "v6"):
+            ours = native_chains(own[0], Texts.of(own[1]), family, main=TABLE)
+            theirs = native_chains(others[0], Texts.of(others[1]), family, without=without)
+            cases += [Case(ours + theirs, family), Case(ours, family, "After the next boot: ")]
+        return judge_all(cases, gates)
 
     def loads(self) -> dict[str, Load]:
         """How our table, and the rules of others, get into a kernel for a rehearsal."""
@@ -101,13 +116,17 @@ class Nftables:
         return self._nft() is not None
 
     def _listed(self) -> str:
+        try:
+            return _nftables.read_scratch(self._in_scratch(SCRATCH))
+        except NftablesError as error:
+            raise Failure(str(error)) from None
+
+    def _in_scratch(self, script: str) -> str:
+        """Run a script with the candidate's path in a network namespace of its own."""
         for namespace in _NAMESPACES:
-            status, out, err = self._module.run_command([*namespace, "sh", "-c", SCRATCH, "sh", self._candidate()])
+            status, out, err = self._module.run_command([*namespace, "sh", "-c", script, "sh", self._candidate()])
             if status == 0:
-                try:
-                    return _nftables.read_scratch(out)
-                except NftablesError as error:
-                    raise Failure(str(error)) from None
+                return str(out)
         raise Failure(
             "The rules cannot be tried in a network namespace of their own, which backend nftables needs: %s"
             % (err or out).strip()

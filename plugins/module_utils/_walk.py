@@ -1,18 +1,24 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Leads sets of packets through the chains of INPUT, on every way that a match we cannot read leaves open."""
+"""Leads sets of packets through the chains that they meet on their way in, on every way that a match we cannot read
+leaves open.
+
+A packet has to pass all base chains, in the order of their priorities: an accept ends one chain, a drop ends all.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Mapping, NamedTuple, Sequence
 
 from ._match import LIKELY, NO, UNLIKELY, YES, Packet, Rule, match_mark, new_mark, read
 from ._rules import Table
 from ._spans import PORTS, Spans, common, joined, size, without
 
-TABLES = ("mangle", "filter", "security")
-"""Whose INPUT chains a packet meets, in this order."""
+PRIORITIES = {"mangle": -150, "filter": 0, "security": 50}
+"""The tables whose INPUT chains a packet meets."""
+_DAEMON = -5
+"""Where the knock daemon marks what it has admitted."""
 
 _REFUSING = ("DROP", "REJECT", "TARPIT", "DELUDE", "CHAOS", "STEAL")
 _QUEUES = ("QUEUE", "NFQUEUE")
@@ -65,53 +71,75 @@ class Step(NamedTuple):
     dport: Spans | None
 
 
+class BaseChain(NamedTuple):
+    """A chain that packets meet on their way in, and those that it leads to."""
+
+    name: str
+    table: str
+    """In words: `the filter table`."""
+    priority: int
+    accepts: bool
+    """Its policy."""
+    rules: Mapping[str, Sequence[Rule]]
+    """By chain."""
+    is_main: bool
+    """Whether it is the one that lets in: behind it, and before, only a refusal is worth a word."""
+
+
+def base_chains(tables: Mapping[str, Table], family: str) -> list[BaseChain]:
+    """Those of iptables."""
+    found = []
+    for name, priority in PRIORITIES.items():
+        if name not in tables:
+            continue
+        rules: dict[str, list[Rule]] = {chain: [] for chain in ("INPUT", *tables[name].chains)}
+        for text in tables[name].rules:
+            rule = read(text, family)
+            rules.setdefault(rule.chain, []).append(rule)
+        accepts = tables[name].chains.get("INPUT") != "DROP"
+        found.append(BaseChain("INPUT", "the %s table" % name, priority, accepts, rules, name == "filter"))
+    return found
+
+
 class Walk:
     """The rules of one family, read once for many walks."""
 
-    def __init__(self, tables: dict[str, Table], family: str) -> None:
-        self._tables = {name: _Chains(name, tables[name], family) for name in TABLES if name in tables}
+    def __init__(self, chains: Sequence[BaseChain]) -> None:
+        self._stages = [_Stage(chain) for chain in sorted(chains, key=lambda chain: chain.priority)]
 
     def loop(self) -> tuple[str, str] | None:
-        """A rule, and its table, that leads back to a chain that led to it."""
-        for name, chains in self._tables.items():
-            found = chains.loop()
+        """A rule, and its table in words, that leads back to a chain that led to it."""
+        for stage in self._stages:
+            found = stage.loop()
             if found:
-                return found, name
+                return found, stage.base.table
         return None
 
     def ways(self, kind: Packet, start: Packets, mark_set: int = 0) -> Ways:
-        """Where these packets end, if a mark is set on them between mangle and filter."""
+        """Where these packets end, if the daemon sets a mark on them."""
         states, is_complete = [start], True
         refused: list[Packets] = []
-        for name in TABLES:
-            if name in self._tables:
-                ways = self._tables[name].ways(kind, states)
-                states = ways.accepted
-                refused += ways.refused
-                is_complete = is_complete and ways.is_complete
-            elif name == "filter":
-                states = [state._replace(by="the missing filter table") for state in states]
-            if name == "mangle":
-                states = _merged([_fresh(state, mark_set) for state in states])
+        for stage in self._stages:
+            if stage.base.priority > _DAEMON and mark_set:
+                states = [state._replace(mark=state.mark | mark_set, known=state.known | mark_set) for state in states]
+                mark_set = 0
+            if stage.base.is_main:  # an accept before decides nothing
+                states = _merged([state._replace(is_named=False, returned_by="", by="") for state in states])
+            ways = stage.ways(kind, states)
+            states = ways.accepted
+            refused += ways.refused
+            is_complete = is_complete and ways.is_complete
+        if not any(stage.base.is_main for stage in self._stages):
+            states = [state._replace(by="the missing filter table") for state in states]
         return Ways(states, refused, is_complete)
 
 
-def _fresh(state: Packets, mark: int) -> Packets:
-    """As packets come to the filter: an accept of mangle decides nothing."""
-    mark, known = state.mark | mark, state.known | mark
-    return state._replace(mark=mark, known=known, is_named=False, returned_by="", by="")
+class _Stage:
+    """One base chain. Its steps are kept for the kind of packets that was asked for last."""
 
-
-class _Chains:
-    """One table. Its steps are kept for the kind of packets that was asked for last."""
-
-    def __init__(self, name: str, table: Table, family: str) -> None:
-        self._name = name
-        self._policy = table.chains.get("INPUT", "ACCEPT")
-        self._rules: dict[str, list[Rule]] = {chain: [] for chain in ("INPUT", *table.chains)}
-        for text in table.rules:
-            rule = read(text, family)
-            self._rules.setdefault(rule.chain, []).append(rule)
+    def __init__(self, base: BaseChain) -> None:
+        self.base = base
+        self._rules = base.rules
         self._kind: Packet | None = None
         self._steps: dict[str, list[Step]] = {}
         self._left = 0
@@ -133,25 +161,25 @@ class _Chains:
             done.add(chain)
             return ""
 
-        return search("INPUT", ("INPUT",))
+        return search(self.base.name, (self.base.name,))
 
     def ways(self, kind: Packet, states: list[Packets]) -> Ways:
         if kind != self._kind:
             self._kind, self._steps = kind, {}
         self._left, self._accepted, self._refused, self._walked = _STEPS, [], [], {}
         try:
-            for state in self._walk("INPUT", states, 0):
-                self._end(state, "the policy %s of INPUT" % self._policy, self._policy != "DROP")
+            policy = "the policy %s of %s" % ("ACCEPT" if self.base.accepts else "DROP", self.base.name)
+            for state in self._walk(self.base.name, states, 0):
+                self._end(state, policy, self.base.accepts)
         except TooManyWays:
             return Ways(self._accepted, self._refused, False)
         return Ways(self._accepted, self._refused, True)
 
     def _end(self, state: Packets, by: str, is_accepted: bool) -> None:
-        words = "%s of the %s table" % (by, self._name)
+        words = "%s of %s" % (by, self.base.table)
         if is_accepted:
             words += ", after `%s`" % state.returned_by if state.returned_by else ""
-            # Behind the filter only a refusal is worth a word
-            words = state.by or words if self._name == "security" else words
+            words = words if self.base.is_main else state.by or words
         (self._accepted if is_accepted else self._refused).append(state._replace(by=words))
 
     def _steps_of(self, chain: str) -> list[Step]:
@@ -203,14 +231,13 @@ class _Chains:
     def _act(self, step: Step, state: Packets, was_named: bool, depth: int) -> tuple[list[Packets], list[Packets]]:
         """What the rule does to those that match: who goes on in this chain, and who goes back to the caller."""
         rule = step.rule
-        by = "`%s`" % rule.text
+        by = "`%s`%s" % (rule.text, rule.place)
         if rule.target in self._rules:
             below = self._known_walk(rule.target, state, depth + 1)
             below = [out._replace(is_named=was_named) for out in below]
             return ([], below) if rule.is_goto else (below, [])
         if rule.target == "RETURN":
-            has_reason = rule.text.split(None, 2)[2] != "-j RETURN"
-            return [], [state._replace(returned_by=rule.text) if has_reason else state]
+            return [], [state._replace(returned_by=rule.text) if rule.asks else state]
         if rule.target in _MARKING:
             mark, known = new_mark(rule, state.mark, state.known)
             return [state._replace(mark=mark, known=known, is_named=was_named)], []

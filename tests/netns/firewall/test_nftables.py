@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ...unit.firewall.rendering import host_with, render
-from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab
+from ...unit.firewall.rendering import evaluate, host_with, render
+from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab, run
 from .firewall_host import FirewallHost
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
+SYN_REFUSAL = "tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset"
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_check_mode_of_a_host_without_nft_says_what_would_change(host: FirewallH
     assert "nft is missing" in host.module("firewall", state="applied", rules_nft=text)["msg"]
 
 
-# --- the rehearsal ---------------------------------------------------------------------------------------------------
+# --- judged and rehearsed --------------------------------------------------------------------------------------------
 
 
 def test_the_candidate_is_rehearsed_beside_the_owners_tables(host: FirewallHost) -> None:
@@ -163,26 +165,74 @@ def test_the_candidate_is_rehearsed_beside_the_owners_tables(host: FirewallHost)
     assert not answer.get("warnings")
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint"),
+FORGOTTEN = pytest.mark.parametrize(
+    ("line", "judged", "rehearsed"),
     [
-        ("ip6 saddr %s/128 accept" % CLIENT6, "IPv6"),
-        ("tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset", "stranger"),
-        ("meta mark & 0x1000 == 0x1000 accept", "knock"),
-        ('iif "lo" accept', "host itself"),
+        (
+            "ip6 saddr %s/128 accept" % CLIENT6,
+            "IPv6: the allowlisted %s/128 does not reach 22/tcp: `tcp flags" % CLIENT6,
+            "IPv6",
+        ),
+        (
+            SYN_REFUSAL,
+            "a stranger reaches 22/tcp, by the policy ACCEPT of input of table inet knock_firewall",
+            "stranger",
+        ),
+        ("meta mark & 0x1000 == 0x1000 accept", "an admitted knocker does not reach 22/tcp: `tcp flags", "knock"),
+        ('iif "lo" accept', "the host itself does not reach 22/tcp: `tcp flags", "host itself"),
     ],
 )
-def test_a_candidate_that_forgets_a_line_is_never_applied(host: FirewallHost, line: str, complaint: str) -> None:
+
+
+@FORGOTTEN
+def test_a_candidate_that_forgets_a_line_is_never_applied(
+    host: FirewallHost, line: str, judged: str, rehearsed: str
+) -> None:
     before = host.rules()
     answer = host.apply(**ALLOW, rehearse=True, without=line)
     assert answer["failed"]
-    assert "a rehearsal has failed" in answer["msg"]
-    assert complaint in answer["msg"]
+    assert judged in answer["msg"]
     assert host.rules() == before
 
 
-def test_an_owners_chain_that_drops_all_is_seen_in_the_rehearsal(host: FirewallHost) -> None:
+@FORGOTTEN
+def test_what_the_judge_would_see_the_rehearsal_sees_as_well(
+    host: FirewallHost, line: str, judged: str, rehearsed: str
+) -> None:
+    text = render("knock_firewall.nft.j2", {**host_with(), **host.module("firewall_info")}, **ALLOW)
+    text = "".join(each for each in text.splitlines(True) if each.strip() != line)
+    gates = evaluate("__knock_firewall_gates", {**host_with(), **host.module("firewall_info")}, **ALLOW)
+    seen = json.loads(run(*host.python(REHEARSE), text=json.dumps([text, gates])))
+    assert any(rehearsed in problem for problem in seen), seen
+
+
+REHEARSE = """
+import json, sys
+from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
+from ansible_collections.sesame.knock.plugins.module_utils._loads import nftables_load
+from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
+text, gates = json.load(sys.stdin)
+load = nftables_load("/usr/sbin/nft", text)
+print(json.dumps(rehearse({"v4": load, "v6": load}, read_gates(gates, 0x1000)).problems))
+"""
+
+
+def test_an_owners_chain_that_drops_all_is_named(host: FirewallHost) -> None:
     host.sh("nft add table inet mine; nft 'add chain inet mine in { type filter hook input priority 0; policy drop; }'")
+    said = host.apply(**ALLOW, rehearse=True)["msg"]
+    assert "nobody gets in to 22/tcp" in said
+    assert "the policy DROP of in of table inet mine decides" in said
+    host.sh("nft flush table inet mine; nft 'add rule inet mine in ct state established,related accept'")
+    for rule in ("tcp dport { 22, 80 }", "icmpv6 type { 133-137 }", "icmpv6 type packet-too-big", "iif lo"):
+        host.sh("nft 'add rule inet mine in %s accept'" % rule)
     answer = host.apply(**ALLOW, rehearse=True)
-    assert "a rehearsal has failed" in answer["msg"]
-    assert "Without the rules of others this is not so" in answer["msg"]
+    assert answer.get("armed"), answer
+
+
+def test_an_owners_rule_that_drops_before_input_is_seen_in_the_rehearsal_alone(host: FirewallHost) -> None:
+    host.sh("nft add table inet mine; nft 'add chain inet mine early { type filter hook prerouting priority raw; }'")
+    host.sh("nft 'add rule inet mine early ip6 saddr != %s tcp dport 22 drop'" % CLIENT6)
+    said = host.apply(**ALLOW, rehearse=True)["msg"]
+    assert "a rehearsal has failed" in said
+    assert "Without the rules of others this is not so" in said
+    assert host.apply(**ALLOW, rehearse=False)["armed"], "the judge does not read it"

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.sesame.knock.plugins.module_utils._match import YES, Packet
 from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
-from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
+from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk, base_chains
 
 from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
 from .firewall_host import FirewallHost
@@ -110,7 +110,7 @@ def test_a_packet_ends_where_we_say(host: FirewallHost, family: str) -> None:
     for dummy in range(RULESETS):
         host.run(command + "-restore", text=some_rules(chance, family))
         saved = host.run(command + "-save")
-        walk = Walk(parse(saved), family)
+        walk = Walk(base_chains(parse(saved), family))
         for source in (client, stranger, home):
             kind = Packet(family, "tcp", "NEW", ((22, 22),), "SYN", "lo" if source == home else "")
             start = Packets(of_network("%s/%d" % (source, bits)), kind.ports, ((1024, 65535),))

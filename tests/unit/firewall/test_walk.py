@@ -23,7 +23,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._spans import (
     size,
     without,
 )
-from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
+from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk, base_chains
 
 CHAINS = ("INPUT", "a", "b", "c")
 SOURCES = ("10.0.0.0/8", "10.1.0.0/16", "10.1.1.1/32", "172.16.0.0/12")
@@ -127,7 +127,7 @@ def ends_of(table: Table, packet: One, unknown: tuple[bool, ...]) -> set[str]:
 @given(rules(), st.sampled_from([0, 1, 2, 3]))
 def test_sets_of_packets_end_where_each_packet_ends(table: Table, mark: int) -> None:
     start = Packets(EVERYWHERE["v4"], KIND.ports, mark=mark)
-    ways = Walk({"filter": table}, "v4").ways(KIND, start)
+    ways = Walk(base_chains({"filter": table}, "v4")).ways(KIND, start)
     assert ways.is_complete
     for source, port in itertools.product(ADDRESSES, PORTS):
         packet = One(source, port, mark)
