@@ -39,7 +39,8 @@ exec sleep infinity
 """Without /run/systemd the modules know that systemd does not run here."""
 
 BACKENDS = ("nft", "legacy", "native")
-"""Both of iptables, and nftables itself on a host that has no iptables."""
+"""Both of iptables, and nftables itself on a host that has no iptables. Fixture `host` can be given fewer of them."""
+BOTH_IPTABLES = ("nft", "legacy")
 TWO_BACKENDS = ("nft", "native")
 """For tests of what the rules say: iptables-legacy reads the same text, and test_firewall.py sees that it does."""
 

@@ -5,27 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ...unit.firewall.rendering import host_with, render
-from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab
+from ..lab import CLIENT, CLIENT6, SERVER, STRANGER
 from .firewall_host import FirewallHost
 
+pytestmark = pytest.mark.parametrize("host", ["native"], indirect=True)
+"""A host without iptables, whose owner has an /etc/nftables.conf that the boot loads."""
+
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
-
-
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """A host without iptables, whose owner has an /etc/nftables.conf that the boot loads."""
-    made = FirewallHost(lab, tmp_path, "native")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 # --- which backend ---------------------------------------------------------------------------------------------------

@@ -5,25 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..lab import Lab
 from .firewall_host import FirewallHost
 
+pytestmark = pytest.mark.parametrize("host", ["nft"], indirect=True)
+
 GOOD: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.1"], "knock_firewall_prove": False}
-
-
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    made = FirewallHost(lab, tmp_path, "nft")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
