@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -74,9 +75,14 @@ class Iptables:
         """The tables as they are now; none on a host that has no iptables yet (which only check mode may meet)."""
         return {family.name: self._live(family) for family in FAMILIES}
 
+    @functools.cached_property
+    def _before(self) -> dict[str, dict[str, Table]]:
+        """The tables that a change begins with: planned, judged and rehearsed are the same ones."""
+        return self.live()
+
     def plan(self) -> Plan:
         """What has to change. Raises Failure where iptables-restore would refuse it."""
-        live = self.live()
+        live = self._before
         self._refuse_what_others_use(live)
         deltas = self._deltas(live)
         for family in FAMILIES:
@@ -93,7 +99,7 @@ class Iptables:
 
     def judge(self, gates: Sequence[Gate]) -> Judgement:
         """Hold what would be live, and what the next boot would load, to what the gates promise."""
-        live = self.live()
+        live = self._before
         problems, remarks = [], []
         for family in FAMILIES:
             if not is_there(family):
@@ -109,7 +115,7 @@ class Iptables:
 
     def loads(self) -> dict[str, Load]:
         """How each family's rules, those of others included, get into a kernel for a rehearsal."""
-        live, others = self.live(), ""
+        live, others = self._before, ""
         nft = self._path("nft")
         if nft:
             dummy, listing, warnings = self._module.run_command([nft, "-s", "list", "ruleset"])

@@ -362,6 +362,21 @@ def test_check_mode_changes_nothing_and_says_what_would_change(host: FirewallHos
     assert host.sh("ls -A /var/lib") == ""
 
 
+@pytest.mark.iptables_only("nftables is read table by table")
+def test_plan_judge_and_rehearsal_read_the_same_rules_once(host: FirewallHost) -> None:
+    host.sh("""
+        for command in iptables-save ip6tables-save; do
+            real=$(readlink /etc/alternatives/$command)
+            printf '#!/bin/sh\\necho >> /etc/reads-%s\\nexec %s "$@"\\n' $command $real > /etc/counted-$command
+            chmod 755 /etc/counted-$command
+            ln -sf /etc/counted-$command /etc/alternatives/$command
+        done
+    """)
+    assert host.apply(check=True, rehearse=True, **ALLOW)["changed"]
+    reads = host.sh("cd /etc; wc -l < reads-iptables-save; wc -l < reads-ip6tables-save").split()
+    assert reads == ["2", "2"], "by firewall_info, and by firewall"
+
+
 def test_absent_leaves_no_trace_of_ours(host: FirewallHost) -> None:
     host.admin.have_rules()
     before = host.rules()
