@@ -133,6 +133,8 @@ def _excludes(match: dict[str, Any], ports: Ports) -> bool:
         return ports.protocol not in values
     if what == "state":
         return "new" not in values
+    if what == "status":
+        return values == ["dnat"]  # what was sent elsewhere on its way is no connection to the port that it asked for
     if what == "interface":
         return values == ["lo"]
     return what in _TRANSPORTS and what != ports.protocol
@@ -158,7 +160,7 @@ def _is_protocol(match: dict[str, Any], ports: Ports) -> bool:
 
 
 def _subject(match: dict[str, Any]) -> str:
-    """What a match is about: `dport`, `protocol`, `state`, `interface`, the name of a transport, or nothing we know."""
+    """What a match is about: `dport`, `protocol`, `state`, `status`, `interface`, a transport's name; else empty."""
     left = match.get("left")
     if not isinstance(left, dict):
         return ""
@@ -168,8 +170,8 @@ def _subject(match: dict[str, Any]) -> str:
         return "dport"
     if (protocol, field) in (("ip", "protocol"), ("ip6", "nexthdr")) or meta.get("key") == "l4proto":
         return "protocol"
-    if ct.get("key") == "state":
-        return "state"
+    if ct.get("key") in ("state", "status"):
+        return str(ct["key"])
     if meta.get("key") in ("iif", "iifname"):
         return "interface"
     return protocol if protocol in _TRANSPORTS else ""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -24,6 +25,7 @@ from ._rules import (
     delta,
     foreign,
     has_own,
+    jumps_of_others,
     leads,
     own_text,
     parse,
@@ -75,9 +77,15 @@ class Iptables:
         """The tables as they are now; none on a host that has no iptables yet (which only check mode may meet)."""
         return {family.name: self._live(family) for family in FAMILIES}
 
+    @functools.cached_property
+    def _before(self) -> dict[str, dict[str, Table]]:
+        """The tables that a change begins with: planned, judged and rehearsed are the same ones."""
+        return self.live()
+
     def plan(self) -> Plan:
         """What has to change. Raises Failure where iptables-restore would refuse it."""
-        live = self.live()
+        live = self._before
+        self._refuse_what_others_use(live)
         deltas = self._deltas(live)
         for family in FAMILIES:
             self._restore(family, deltas.get(family.name, ""), "--noflush", "--test")
@@ -93,7 +101,7 @@ class Iptables:
 
     def judge(self, gates: Sequence[Gate]) -> Judgement:
         """Hold what would be live, and what the next boot would load, to what the gates promise."""
-        live = self.live()
+        live = self._before
         cases = []
         for family in filter(is_there, FAMILIES):
             wanted = self.wanted[family.name]
@@ -103,7 +111,7 @@ class Iptables:
 
     def loads(self) -> dict[str, Load]:
         """How each family's rules, those of others included, get into a kernel for a rehearsal."""
-        live, others = self.live(), ""
+        live, others = self._before, ""
         nft = self._path("nft")
         if nft:
             dummy, listing, warnings = self._module.run_command([nft, "-s", "list", "ruleset"])
@@ -169,6 +177,22 @@ class Iptables:
             for family in FAMILIES
             if is_there(family)
         }
+
+    def _refuse_what_others_use(self, live: Rules) -> None:
+        found = [
+            (family.command, table, rule)
+            for family in FAMILIES
+            for table, rule in dict.fromkeys(jumps_of_others(dict(live[family.name]), self.wanted[family.name]))
+        ]
+        if found:
+            raise Failure(
+                "Nothing has been changed: chains of ours are to go, and rules that are not ours lead to them: %s. "
+                "Remove these first, and from what makes them: %s"
+                % (
+                    "; ".join("`%s` in table %s of %s" % (rule, table, command) for command, table, rule in found),
+                    "; ".join("%s -t %s -D%s" % (command, table, rule[2:]) for command, table, rule in found),
+                )
+            )
 
     def _live(self, family: Family) -> dict[str, Table]:
         command = self._path(family.command + "-save")
@@ -248,20 +272,27 @@ own() { # COMMAND TABLE: our chains and what leads to them, as they are now
 }
 
 transaction() { # COMMAND TABLE PLACES CHAINS WANTED: for COMMAND-restore --noflush
+    ours=$(own "$1" "$2")
+    others=$("$1-save" -t "$2" | grep '^-A ' | grep -vxF "$ours")
     echo "*$2"
     for chain in $4; do echo ":$chain - [0:0]"; done # creates it, or empties it
     echo "$5" | grep '^-A KNOCK'
     for place in $3; do
         from=${place%=*} place=${place#*=}
-        there=$(own "$1" "$2" | grep "^-A $from ")
+        there=$(echo "$ours" | grep "^-A $from ")
         asked=$(echo "$5" | grep "^-A $from ")
         if [ "$place" = 0 ] && [ "$there" = "$asked" ]; then continue; fi
         echo "$there" | sed -n 's/^-A /-D /p'
-        others=$("$1-save" -t "$2" | grep "^-A $from " | grep -vc -- '-j KNOCK')
-        place=$((place == 0 ? 1 : place <= others ? place : others + 1))
+        last=$(($(printf '%s\\n' "$others" | grep -c "^-A $from ") + 1))
+        place=$((place == 0 ? 1 : place < last ? place : last))
         echo "$asked" | sed -n "s/^-A $from /-I $from $place /p"
     done
-    for chain in $4; do echo "$5" | grep -q "^:$chain -\\$" || echo "-X $chain"; done
+    for chain in $4; do
+        if echo "$5" | grep -q "^:$chain -\\$"; then continue; fi
+        # Where somebody else leads to it, it stays, and is empty: the rest would not come back either
+        if printf '%s\\n' "$others" | grep -q -- " -[jg] $chain\\$"; then continue; fi
+        echo "-X $chain"
+    done
     echo COMMIT
 }
 
@@ -290,8 +321,8 @@ def script(rules: Rules, moved: bool = False) -> str:
     """
     every = [chain for chains in OWN_CHAINS.values() for chain in chains]
     either = r"\(%s\)" % r"\|".join(every)
-    builtins = r"\(%s\)" % r"\|".join(sorted({builtin for jumps in OWN_JUMPS.values() for builtin, dummy in jumps}))
-    own = r"s/ \[[0-9]*:[0-9]*\]$//; /^:%s -$/p; /^-A %s /p; /^-A %s -j %s$/p" % (either, either, builtins, either)
+    jumps = r"\(%s\)" % r"\|".join("%s -j %s" % jump for jumps in OWN_JUMPS.values() for jump in jumps)
+    own = r"s/ \[[0-9]*:[0-9]*\]$//; /^:%s -$/p; /^-A %s /p; /^-A %s$/p" % (either, either, jumps)
     parts = [_HEAD.replace("@OWN@", own)]
     for family in FAMILIES:
         for name, chains in OWN_CHAINS.items():

@@ -259,6 +259,19 @@ def delta(live: dict[str, Table], wanted: dict[str, Table]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def jumps_of_others(live: dict[str, Table], wanted: dict[str, Table]) -> list[tuple[str, str]]:
+    """The tables and rules of others that lead to chains of ours which `wanted` does not have: these cannot go."""
+    found = []
+    for name, chains in OWN_CHAINS.items():
+        old, new = live.get(name, Table()), wanted.get(name, Table())
+        going = [chain for chain in chains if chain not in new.chains]
+        for rule in old.rules:
+            to, at = target_of(rule), chain_of(rule)
+            if to in going and at not in chains and (at, to) not in OWN_JUMPS[name]:
+                found.append((name, rule))
+    return found
+
+
 def _delta_of_chains(old: Table, new: Table, chains: tuple[str, ...]) -> list[str]:
     if all((c in old.chains) == (c in new.chains) and old.rules_of(c) == new.rules_of(c) for c in chains):
         return []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...unit.firewall.rendering import CHECKOUT, evaluate, host_with, render
-from ..lab import Lab, eventually, run
+from ..lab import Lab, Namespace, eventually, run
 from .administrator import ByIptables, ByNft
 
 PREPARE = """
@@ -37,7 +37,8 @@ exec sleep infinity
 """Without /run/systemd the modules know that systemd does not run here."""
 
 BACKENDS = ("nft", "legacy", "native")
-"""Both of iptables, and nftables itself on a host that has no iptables."""
+"""Both of iptables, and nftables itself on a host that has no iptables. Fixture `host` can be given fewer of them."""
+BOTH_IPTABLES = ("nft", "legacy")
 TWO_BACKENDS = ("nft", "native")
 """For tests of what the rules say: iptables-legacy reads the same text, and test_firewall.py sees that it does."""
 
@@ -125,16 +126,21 @@ class FirewallHost:
             **rules,
         )
 
-    def play(self, *steps: str, **variables: Any) -> str:
-        """What ansible-playbook says when it runs these tasks files of the role on the host itself."""
+    def play(self, *steps: str, controller: Namespace | None = None, name: str = "localhost", **variables: Any) -> str:
+        """What ansible-playbook says when it runs these tasks files of the role on the host itself.
+
+        With a `controller` it runs there, and the variables say how it reaches the host, which has this name.
+        """
         include = {"name": "sesame.knock.knock_firewall", "tasks_from": "{{ step }}"}
         task = {"ansible.builtin.include_role": include, "loop": list(steps), "loop_control": {"loop_var": "step"}}
-        playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+        playbook = [{"hosts": name, "connection": "local", "gather_facts": False, "tasks": [task]}]
         file = self.collections / "play.yml"
         file.write_text(json.dumps(playbook))
         variables = {"ansible_become": False, "ansible_python_interpreter": sys.executable, **variables}
         done = subprocess.run(
-            self.command("ansible-playbook", "-i", "localhost,", "-e", json.dumps(variables), str(file)),
+            (controller or self).command(
+                *("ansible-playbook", "-i", name + ",", "-e", json.dumps(variables), str(file))
+            ),
             capture_output=True,
             text=True,
             env={
@@ -197,3 +203,25 @@ class FirewallHost:
         """
             % (secrets.token_hex(2), family, address, mark),
         )
+
+
+class SshdHost(FirewallHost):
+    """The server, with a sshd of its own."""
+
+    def start_sshd(self, config: str) -> None:
+        self.run("tee", "/etc/ssh/sshd_config", text=config)
+        self.sh(
+            "rm -f /etc/ssh/sshd_config.d/*; mkdir -p /run/sshd /etc/ssh/sshd_config.d; ssh-keygen -A; /usr/sbin/sshd"
+        )
+        eventually(lambda: self.ports(), "sshd listens")
+
+    def ports(self) -> set[int]:
+        """What a person sees: `ss -ltn`."""
+        return {int(line.split()[3].rpartition(":")[2]) for line in self.run("ss", "-Hltn").splitlines()}
+
+    def drop_ins(self) -> str:
+        return self.sh("cat /etc/ssh/sshd_config.d/* 2>/dev/null || true")
+
+    def remove(self) -> None:
+        self.sh("if [ -e /run/sshd.pid ]; then kill $(cat /run/sshd.pid); fi")
+        super().remove()

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Table, after, delta, parse
 
 from ...unit.firewall.rendering import render
-from ..lab import CLIENT, CLIENT6, Lab
-from .firewall_host import FirewallHost
+from ..lab import CLIENT, CLIENT6
+from .firewall_host import BOTH_IPTABLES, FirewallHost
+
+pytestmark = pytest.mark.parametrize("host", BOTH_IPTABLES, indirect=True)
 
 COMMANDS = {"v4": "iptables", "v6": "ip6tables"}
 RULESETS = 40
@@ -24,15 +25,6 @@ BUILT_IN = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
 }
 OURS = {"mangle": ("KNOCK-MARK",), "filter": ("KNOCK", "KNOCK-ADMIT", "KNOCK-ESCAPE")}
-
-
-@pytest.fixture(params=["nft", "legacy"])
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    made = FirewallHost(lab, tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def some_rules(chance: random.Random, table: str, family: str) -> str:

@@ -10,32 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ..lab import SERVER, SERVER6, Lab, eventually
-from .firewall_host import FirewallHost
+from ..lab import SERVER, SERVER6, Lab
+from .firewall_host import SshdHost
 
 CONFIG = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\n"
-
-
-class SshdHost(FirewallHost):
-    """The server, with a sshd of its own."""
-
-    def start_sshd(self, config: str) -> None:
-        self.run("tee", "/etc/ssh/sshd_config", text=config)
-        self.sh(
-            "rm -f /etc/ssh/sshd_config.d/*; mkdir -p /run/sshd /etc/ssh/sshd_config.d; ssh-keygen -A; /usr/sbin/sshd"
-        )
-        eventually(lambda: self.ports(), "sshd listens")
-
-    def ports(self) -> set[int]:
-        """What a person sees: `ss -ltn`."""
-        return {int(line.split()[3].rpartition(":")[2]) for line in self.run("ss", "-Hltn").splitlines()}
-
-    def drop_ins(self) -> str:
-        return self.sh("cat /etc/ssh/sshd_config.d/* 2>/dev/null || true")
-
-    def remove(self) -> None:
-        self.sh("if [ -e /run/sshd.pid ]; then kill $(cat /run/sshd.pid); fi")
-        super().remove()
 
 
 @pytest.fixture

@@ -362,6 +362,21 @@ def test_check_mode_changes_nothing_and_says_what_would_change(host: FirewallHos
     assert host.sh("ls -A /var/lib") == ""
 
 
+@pytest.mark.iptables_only("nftables is read table by table")
+def test_plan_judge_and_rehearsal_read_the_same_rules_once(host: FirewallHost) -> None:
+    host.sh("""
+        for command in iptables-save ip6tables-save; do
+            real=$(readlink /etc/alternatives/$command)
+            printf '#!/bin/sh\\necho >> /etc/reads-%s\\nexec %s "$@"\\n' $command $real > /etc/counted-$command
+            chmod 755 /etc/counted-$command
+            ln -sf /etc/counted-$command /etc/alternatives/$command
+        done
+    """)
+    assert host.apply(check=True, rehearse=True, **ALLOW)["changed"]
+    reads = host.sh("cd /etc; wc -l < reads-iptables-save; wc -l < reads-ip6tables-save").split()
+    assert reads == ["2", "2"], "by firewall_info, and by firewall"
+
+
 def test_absent_leaves_no_trace_of_ours(host: FirewallHost) -> None:
     host.admin.have_rules()
     before = host.rules()
@@ -385,6 +400,99 @@ def test_absent_leaves_saved_rules_of_others(host: FirewallHost) -> None:
     assert "KNOCK" not in host.sh("cat /etc/iptables/rules.v4")
     assert "--dport 25" in host.sh("cat /etc/iptables/rules.v4")
     assert host.saved() == ["/etc/iptables/rules.v4"]
+
+
+# --- chains of ours that others use ----------------------------------------------------------------------------------
+
+USED = pytest.mark.iptables_only("no rule leads from one table of nftables to another")
+
+
+def use(host: FirewallHost, chain: str, table: str = "filter") -> None:
+    """As somebody does who thinks that a chain of ours is for everybody."""
+    for command in ("iptables", "ip6tables"):
+        host.sh(f"{command} -t {table} -N MINE; {command} -t {table} -A MINE -p tcp -j {chain}")
+        host.sh(f"{command} -t {table} -A INPUT -p tcp --dport 22 -j MINE")
+
+
+@USED
+@pytest.mark.parametrize(("table", "chain"), [("filter", "KNOCK-ADMIT"), ("filter", "KNOCK"), ("mangle", "KNOCK-MARK")])
+def test_a_revert_empties_a_chain_that_others_use_and_takes_the_rest_away(
+    host: FirewallHost, table: str, chain: str
+) -> None:
+    host.apply(**NOBODY)
+    use(host, chain, table)
+    host.sh("knock-firewall revert")
+    assert host.lab.is_open(SERVER, source=STRANGER)
+    assert host.lab.is_open(SERVER6, source=STRANGER6)
+    left = [line for line in host.rules().splitlines() if "KNOCK" in line]
+    told = ["%s -t %s :%s -", "%s -t %s -A MINE -p tcp -j %s"]
+    assert left == [line % (command, table, chain) for command in ("iptables", "ip6tables") for line in told]
+    host.apply(**ALLOW)
+    assert host.confirm()["changed"]
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert not host.apply(**ALLOW)["changed"]
+
+
+@USED
+def test_a_revert_leaves_a_jump_of_others_that_looks_like_ours(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    for command in ("iptables", "ip6tables"):
+        host.sh(f"{command} -A INPUT -j KNOCK-ADMIT; {command} -A FORWARD -j KNOCK")
+    before = host.rules()
+    host.apply(**NOBODY)
+    host.revert()
+    assert host.rules() == before
+
+
+@USED
+def test_what_is_flushed_comes_back_also_beside_a_chain_that_others_use(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    for command in ("iptables", "ip6tables"):
+        host.sh(f"{command} -N KNOCK-ESCAPE; {command} -A INPUT -j KNOCK-ESCAPE")
+    before = host.rules()
+    host.admin.flush_ours()
+    host.sh("knock-firewall check")
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert host.rules() == before
+
+
+@USED
+def test_absent_names_who_uses_a_chain_of_ours_and_the_cure_before_it_changes_anything(host: FirewallHost) -> None:
+    host.apply(**ALLOW, guard=True)
+    host.confirm()
+    host.admin.have_rules()
+    others = host.admin.rules_of_others()
+    use(host, "KNOCK-ADMIT")
+    before = host.rules(), host.saved()
+    for check in (True, False):
+        answer = host.module("firewall", check, state="absent")
+        assert "Nothing has been changed" in answer["msg"]
+        assert "`-A MINE -p tcp -j KNOCK-ADMIT` in table filter of ip6tables" in answer["msg"]
+        assert (host.rules(), host.saved()) == before
+    cure = answer["msg"].rpartition(": ")[2]
+    assert cure.count("-D MINE") == 2
+    host.sh(cure)
+    assert host.module("firewall", state="absent")["changed"]
+    assert host.lab.is_open(SERVER, source=STRANGER)
+    for command in ("iptables", "ip6tables"):
+        host.sh(f"{command} -D INPUT -p tcp --dport 22 -j MINE; {command} -X MINE")
+    assert host.rules() == others
+
+
+@USED
+def test_a_chain_that_others_use_is_not_taken_away_by_a_change(host: FirewallHost) -> None:
+    escape: dict[str, Any] = {"knock_firewall_escape_port": 2222, "knock_firewall_escape_from": [CLIENT]}
+    host.apply(**ALLOW, **escape)
+    host.confirm()
+    host.sh("iptables -A FORWARD -p tcp -j KNOCK-ESCAPE")
+    before = host.rules()
+    answer = host.apply(**ALLOW)
+    assert "Nothing has been changed" in answer["msg"]
+    assert "iptables -t filter -D FORWARD -p tcp -j KNOCK-ESCAPE" in answer["msg"]
+    assert host.rules() == before
+    assert host.apply(**{**NOBODY, **escape})["armed"], "the chain stays, with another content"
 
 
 # --- what stops the play ---------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +16,10 @@ from ansible_collections.sesame.knock.plugins.module_utils._nftables import WITH
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
 
-from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
+from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6
 from .firewall_host import FirewallHost
+
+pytestmark = pytest.mark.parametrize("host", ["native"], indirect=True)
 
 RULESETS = 40
 MARK = 0x1000
@@ -75,15 +75,6 @@ MAPS = (
     "tcp dport vmap { 22 : jump LATER, 80-90 : drop }",
     "tcp dport vmap { 1-1024 : goto LATER }",
 )
-
-
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    made = FirewallHost(lab, tmp_path, "native")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def some_rules(chance: random.Random) -> str:

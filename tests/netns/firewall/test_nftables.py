@@ -6,28 +6,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ...unit.firewall.rendering import evaluate, host_with, render
-from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, Lab, run
+from ..lab import CLIENT, CLIENT6, SERVER, STRANGER, run
 from .firewall_host import FirewallHost
+
+pytestmark = pytest.mark.parametrize("host", ["native"], indirect=True)
+"""A host without iptables, whose owner has an /etc/nftables.conf that the boot loads."""
 
 ALLOW: dict[str, Any] = {"knock_firewall_allowlist": [CLIENT, CLIENT6]}
 SYN_REFUSAL = "tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset"
-
-
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    """A host without iptables, whose owner has an /etc/nftables.conf that the boot loads."""
-    made = FirewallHost(lab, tmp_path, "native")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 # --- which backend ---------------------------------------------------------------------------------------------------

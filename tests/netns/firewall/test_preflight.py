@@ -5,25 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..lab import Lab
+from ...unit.firewall import firewalld
+from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6
 from .firewall_host import FirewallHost
 
+pytestmark = pytest.mark.parametrize("host", ["nft"], indirect=True)
+
 GOOD: dict[str, Any] = {"knock_firewall_allowlist": ["198.18.0.1"], "knock_firewall_prove": False}
-
-
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    made = FirewallHost(lab, tmp_path, "nft")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
@@ -76,6 +68,16 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -j DROP",
         {},
         ["INPUT of iptables-legacy on localhost lets nobody through to 22/tcp", "what nobody uses any more"],
+    ),
+    "legacy_ssh": (
+        "iptables-legacy -A INPUT -p tcp --dport 80 -j ACCEPT; iptables-legacy -A INPUT -p tcp --dport 22 -j DROP",
+        {},
+        ["INPUT of iptables-legacy on localhost lets nobody through to 22/tcp", "Accept the port there"],
+    ),
+    "firewalld": (
+        "nft --json --file %s" % (firewalld.FILES / "bookworm-public-without-ssh.json"),
+        {},
+        ["The nftables chain inet firewalld filter_INPUT on localhost lets nobody through to 22/tcp"],
     ),
     "unreadable": (
         "echo iptables -F > /etc/iptables/rules.v4",
@@ -162,6 +164,33 @@ def test_who_else_decides_is_told(host: FirewallHost) -> None:
     assert "failed=0" in answer
     assert "The nftables chain inet mine in on localhost (1 rules, policy drop) decides" in answer
     assert "INPUT of iptables-legacy on localhost (1 rules) decides" in answer
+
+
+@pytest.mark.parametrize("name", firewalld.GETS_IN)
+def test_what_firewalld_refuses_stays_refused_and_is_read_so(host: FirewallHost, name: str) -> None:
+    host.apply(knock_firewall_allowlist=[CLIENT, CLIENT6])
+    host.mark(STRANGER)
+    host.mark(STRANGER6)
+    ways = ((SERVER, CLIENT), (SERVER, STRANGER), (SERVER6, CLIENT6), (SERVER6, STRANGER6))
+    assert all(host.lab.is_open(server, source=source) for server, source in ways)
+    host.run("nft", "--json", "--file", "-", text=firewalld.to_load(name))
+    by_ipv4, by_ipv6 = firewalld.GETS_IN[name]
+    is_open = [host.lab.is_open(server, source=source) for server, source in ways]
+    assert is_open == [by_ipv4, by_ipv4, by_ipv6, by_ipv6]
+    chains = [chain for chain in host.module("firewall_info")["base_chains"] if "firewalld" in chain["name"]]
+    assert [chain["refuses"] for chain in chains] == [[] if any(is_open) else ["22/tcp"]]
+
+
+def test_what_the_other_iptables_drops_stays_dropped_and_is_read_so(host: FirewallHost) -> None:
+    host.apply(knock_firewall_allowlist=[CLIENT, CLIENT6])
+    host.mark(STRANGER)
+    assert host.lab.is_open(SERVER, source=STRANGER)
+    host.sh("iptables-legacy -A INPUT -p tcp --dport 22 -j DROP")
+    assert not host.lab.is_open(SERVER, source=STRANGER)
+    assert not host.lab.is_open(SERVER, source=CLIENT)
+    assert host.lab.is_open(SERVER6, source=CLIENT6)
+    (other,) = host.module("firewall_info")["other_iptables"]
+    assert (other["name"], other["families"], other["refuses"]) == ("INPUT of iptables-legacy", ["v4"], ["22/tcp"])
 
 
 def test_files_that_cannot_be_written_are_an_error_before_anything_changes(host: FirewallHost) -> None:

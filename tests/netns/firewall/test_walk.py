@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -17,8 +15,10 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk, base_chains
 
-from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6, Lab
-from .firewall_host import FirewallHost
+from ..lab import CLIENT, CLIENT6, SERVER, SERVER6, STRANGER, STRANGER6
+from .firewall_host import BOTH_IPTABLES, FirewallHost
+
+pytestmark = pytest.mark.parametrize("host", BOTH_IPTABLES, indirect=True)
 
 RULESETS = 25
 MARK = 0x1000
@@ -53,15 +53,6 @@ SOURCES = {
 RANGES = {"v4": "198.18.0.60-198.18.0.70", "v6": "fd00:5e5a::60-fd00:5e5a::70"}
 MANY = {"v4": "224.0.0.0/4", "v6": "ff00::/8"}
 MARKS = ("--set-xmark 0x1000/0x1000", "--set-xmark 0x0/0x1000", "--xor-mark 0x3", "--and-mark 0x1001", "--or-mark 0x2")
-
-
-@pytest.fixture(params=["nft", "legacy"])
-def host(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[FirewallHost]:
-    made = FirewallHost(lab, tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def some_rules(chance: random.Random, family: str) -> str:

@@ -12,6 +12,8 @@ import pytest
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Ports, Table
 
+from . import firewalld
+
 SSH = [Ports(22, 22, "tcp")]
 DROP, ACCEPT = {"drop": None}, {"accept": None}
 
@@ -36,6 +38,7 @@ def dport(right: Any, protocol: str = "tcp") -> dict[str, Any]:
 STATE: dict[str, Any] = {"ct": {"key": "state"}}
 SOURCE: dict[str, Any] = {"payload": {"protocol": "ip", "field": "saddr"}}
 INSIDE: dict[str, Any] = {"meta": {"key": "iifname"}}
+STATUS: dict[str, Any] = {"ct": {"key": "status"}}
 STATES = {"vmap": {"key": STATE, "data": {"set": [["established", ACCEPT], ["invalid", DROP]]}}}
 
 
@@ -78,6 +81,9 @@ def test_a_chain_of_others_is_told_with_what_it_is() -> None:
         ([rule(match(INSIDE, "wg0"), ACCEPT)], True),
         ([rule(match(STATE, ["established", "related"], "in"), ACCEPT)], False),
         ([rule(match(STATE, "new", "in"), dport(22), ACCEPT)], True),
+        ([rule(match(STATUS, "dnat", "in"), ACCEPT)], False),
+        ([rule(match(STATUS, ["dnat", "snat"], "in"), ACCEPT)], True),
+        ([rule(match(STATUS, "dnat", "!="), ACCEPT)], True),
         ([rule(STATES)], False),
         ([rule(STATES), rule(match(SOURCE, "198.18.0.1"), ACCEPT)], True),
         ([rule({"vmap": {"key": dport(0)["match"]["left"], "data": {"set": [[25, ACCEPT]]}}})], False),
@@ -119,6 +125,19 @@ def test_a_policy_of_accept_refuses_what_a_rule_refuses_for_sure(
 ) -> None:
     (found,) = base_chains([chain(), *rules], SSH)
     assert found.refuses == refuses
+
+
+@pytest.mark.parametrize("name", firewalld.GETS_IN)
+def test_what_firewalld_makes_decides_and_refuses_where_no_zone_allows_the_port(name: str) -> None:
+    (found,) = base_chains(firewalld.listing(name), [Ports(22, 22, "tcp"), Ports(60000, 60010, "udp")])
+    assert (found.name, found.priority) == ("The nftables chain inet firewalld filter_INPUT", 10)
+    assert (found.rules, found.families) == (6, ("v4", "v6"))
+    refuses = [] if any(firewalld.GETS_IN[name]) else ["22/tcp"]
+    assert found.refuses == [*refuses, "60000-60010/udp"]
+
+
+def test_each_of_the_firewalls_that_firewalld_has_made_is_read() -> None:
+    assert sorted(firewalld.GETS_IN) == sorted(path.stem for path in firewalld.FILES.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Table,
     delta,
     foreign,
+    jumps_of_others,
     leads,
     own_text,
     parse,
@@ -194,6 +195,26 @@ def test_chains_that_are_no_longer_wanted_go() -> None:
     text = delta(parse(SAVED), {})
     assert "-D INPUT -j KNOCK\n" in text
     assert text.endswith("-X KNOCK\n-X KNOCK-ADMIT\nCOMMIT\n")
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_foreign"),
+    [
+        ("-A f2b-sshd -j KNOCK-ADMIT", True),
+        ("-A f2b-sshd -p tcp -g KNOCK", True),
+        ("-A INPUT -j KNOCK-ADMIT", True),
+        ("-A FORWARD -j KNOCK", True),
+        ("-A INPUT -p tcp -j KNOCK", False),
+        ("-A KNOCK -j KNOCK-ADMIT", False),
+        ('-A f2b-sshd -m comment --comment "not -j KNOCK" -j RETURN', False),
+    ],
+)
+def test_a_rule_of_others_that_leads_to_a_chain_of_ours_is_named_if_the_chain_is_to_go(
+    rule: str, is_foreign: bool
+) -> None:
+    live = parse(SAVED.replace("-A KNOCK-ADMIT -i lo", rule + "\n-A KNOCK-ADMIT -i lo"))
+    assert jumps_of_others(live, {}) == ([("filter", rule)] if is_foreign else [])
+    assert jumps_of_others(live, parse(SAVED)) == []
 
 
 PUBLISHED = """\
