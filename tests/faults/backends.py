@@ -144,7 +144,7 @@ NFTABLES = Backend(
     own=lambda text: tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()),
     disks={"rules": "/etc", "journal": "/var/lib/knock_firewall"},
     mark_everything="""
-        nft 'table inet marks { chain all { type filter hook prerouting priority raw; meta mark set 0xffffffff; }; }'
+        nft 'table inet marks { chain early { type filter hook prerouting priority raw; meta mark set 0xffffffff; }; }'
     """,
     ban_action="nftables",
 )

@@ -16,7 +16,7 @@ from typing import Iterable
 from . import traps
 from .case import Case
 from .checks import Outcome
-from .controller import CACHE, COLLECTIONS, make_key
+from .controller import CACHE, make_key, without
 from .faults import FAULTS, SAMPLE, Fault
 from .hosts import (
     ALLOWED4,
@@ -45,16 +45,17 @@ class Row:
 
     kind: Kind
     fault: Fault
-    collections: Path = COLLECTIONS
-    """Where the controller finds the collection."""
+    lacks: str = ""
+    """The protection that is missing; see mutants.py."""
 
     def __str__(self) -> str:
         """A word, for file names and `pytest -k`."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join((self.kind.name, *self.fault.words)))
+        words = (*(["without", self.lacks] if self.lacks else []), self.kind.name, *self.fault.words)
+        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(words))
 
 
 def rows(everything: bool) -> list[Row]:
-    """All of it, or the sample that is quick: on the newest Debian alone."""
+    """All of it, or the sample that is quick: on the newest Debian alone, by both backends."""
     every = [Row(kind, there) for kind in KINDS for fault in FAULTS if (there := fault.on(kind))]
     if everything:
         return every
@@ -97,7 +98,7 @@ class Campaign:
         slot = self._slots.get()
         try:
             host = Host("sesame-fault-%d" % slot, IPV4 % slot, IPV6 % slot)
-            return Case(row.fault, host, self._sites[row.kind], log_of(row), row.collections).run()
+            return Case(row.fault, host, self._sites[row.kind], log_of(row), without(row.lacks)).run()
         finally:
             self._slots.put(slot)
 

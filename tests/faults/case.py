@@ -139,10 +139,9 @@ class Case:
     # --- the whole ---
 
     def run(self) -> Outcome:
-        with small_disk(
-            self.host, self.backend.disks.get(self.fault.disk, ""), self.site.image(self.fault.start)
-        ) as options:
-            self.host.boot(self.site.image(self.fault.start), self.site.key, *options)
+        image, folder = self.site.image(self.fault.start), self.backend.disks.get(self.fault.disk, "")
+        with small_disk(self.host, folder, image) as options:
+            self.host.boot(image, self.site.key, *options)
             try:
                 with (
                     Watch(self.site.stranger, self.host) as self._outside,

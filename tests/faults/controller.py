@@ -23,6 +23,7 @@ from .hosts import ALLOWED4, ALLOWED6, IPV4, IPV6, ROOT, Host, run
 HERE = Path(__file__).parent
 CACHE = ROOT / ".cache" / "faults"
 COLLECTIONS = ROOT / ".cache" / "collections"
+MUTANTS = ROOT / ".cache" / "mutants"
 MARK = "SESAME_FAULT"
 """In the environment of each process of a run: Ansible's workers and ssh's masters are sessions of their own."""
 SEQUENCE = "52813:tcp,14407:udp,38251:tcp,9467:tcp,29033:tcp"
@@ -53,6 +54,11 @@ def variables(host: Host, **more: Any) -> dict[str, Any]:
         "knock_firewall_revert_after": DEADLINE,
         **more,
     }
+
+
+def without(protection: str) -> Path:
+    """Where the controller finds the collection, or a copy of it that lacks something; see mutants.py."""
+    return MUTANTS / protection.replace(" ", "-") if protection else COLLECTIONS
 
 
 def make_key() -> str:

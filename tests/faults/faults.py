@@ -111,6 +111,7 @@ FAULTS = [
     Fault("the controller comes back", UNDOING, CLOSED, "kept", strikes.come_back_at_the_undoing),
     Fault("two controllers at once", ANY, CLOSED, "kept, one of the two", strikes.run_at_once),
     Fault("two controllers, one waits", V4_LIVE, CLOSED, "kept, one of the two", strikes.queue_up),
+    Fault("two controllers, one waits", LIVE, CLOSED, "kept, one of the two", strikes.queue_up, only=NFTABLES),
     Fault("two controllers, one overtakes", CONNECTING, CLOSED, "kept, the other's", strikes.overtake),
     Fault("daemon stopped", LIVE, OPEN, "undone", strikes.stop_daemon),
     Fault("daemon stopped", LIVE, CLOSED, "undone", strikes.stop_daemon),
@@ -158,12 +159,12 @@ FAULTS = [
 
 SAMPLE = (
     ("trixie", "controller killed", "both live"),
-    ("nftables", "controller killed", "rules saved"),
+    ("native", "controller killed", "rules saved"),
     ("trixie", "power lost", "IPv4 live, IPv6 not"),
-    ("nftables", "power lost", "journal confirmed"),
+    ("native", "power lost", "journal confirmed"),
     ("trixie", "module killed", "IPv4 live, IPv6 not"),
     ("trixie", "network cut", "before the new connection"),
-    ("nftables", "systemctl reload nftables", "a change that was kept"),
+    ("native", "systemctl reload nftables", "a change that was kept"),
     ("trixie", "rules.v4 broken at boot, then another run", "a change that was kept"),
 )
 """What `make test` runs of it."""

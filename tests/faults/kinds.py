@@ -41,7 +41,7 @@ KINDS = (
     ),
     # Debian's own /etc/nftables.conf, which begins with flush ruleset
     NATIVE := Kind(
-        "nftables",
+        "native",
         "Debian 13, nftables",
         "13, nftables",
         "trixie",
