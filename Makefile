@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns firewall sanity collection molecule faults
 
-.PHONY: help site test environment $(JOBS) conformance fuzz test-kernel bench-daemon pins clean
+.PHONY: help site test environment $(JOBS) conformance fault-mutants fuzz test-kernel bench-daemon pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -29,8 +29,11 @@ sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
 molecule: ## real Debian hosts with systemd, reached over real SSH
 
-faults: environment ## every fault in the middle of a firewall change, on real hosts: half an hour, writes docs/faults.md
+faults: environment ## every fault in the middle of a firewall change, on real hosts: an hour, writes docs/faults.md
 	@SESAME_FAULTS_ALL=1 tools/jobs/faults
+
+fault-mutants: environment ## take each protection out of a copy of the product, and see the faults notice; minutes
+	@tools/fault-mutants
 
 fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
 	@tools/fuzz

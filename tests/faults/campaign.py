@@ -9,14 +9,14 @@ import os
 import queue
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
 from . import traps
 from .case import Case
 from .checks import Outcome
-from .controller import CACHE, make_key
+from .controller import CACHE, make_key, without
 from .faults import FAULTS, SAMPLE, Fault
 from .hosts import (
     ALLOWED4,
@@ -32,7 +32,8 @@ from .hosts import (
     make_network,
     remove,
 )
-from .site import DEBIANS, Site
+from .kinds import KINDS, Kind
+from .site import Site
 
 AT_ONCE = int(os.environ.get("SESAME_FAULTS_AT_ONCE") or 2 * (os.cpu_count() or 1))
 """Hosts at the same time: they mostly wait."""
@@ -40,22 +41,25 @@ AT_ONCE = int(os.environ.get("SESAME_FAULTS_AT_ONCE") or 2 * (os.cpu_count() or 
 
 @dataclass(frozen=True)
 class Row:
-    """A fault on a Debian."""
+    """A fault on a kind of host."""
 
-    suite: str
+    kind: Kind
     fault: Fault
+    lacks: str = ""
+    """The protection that is missing; see mutants.py."""
 
     def __str__(self) -> str:
         """A word, for file names and `pytest -k`."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join((self.suite, *self.fault.words)))
+        words = (*(["without", self.lacks] if self.lacks else []), self.kind.name, *self.fault.words)
+        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(words))
 
 
 def rows(everything: bool) -> list[Row]:
-    """All of it, or the sample that is quick: on the newest Debian alone."""
+    """All of it, or the sample that is quick: on the newest Debian alone, by both backends."""
+    every = [Row(kind, there) for kind in KINDS for fault in FAULTS if (there := fault.on(kind))]
     if everything:
-        legacy = [replace(fault, expected=fault.on_legacy or fault.expected) for fault in FAULTS]
-        return [Row(suite, fault) for suite in DEBIANS for fault in (legacy if suite == "bookworm" else FAULTS)]
-    return [Row("trixie", fault) for fault in FAULTS if (fault.name, fault.step.name) in SAMPLE]
+        return every
+    return [row for row in every if (row.kind.name, row.fault.name, row.fault.step.name) in SAMPLE]
 
 
 class Campaign:
@@ -65,7 +69,7 @@ class Campaign:
         self._wanted = list(wanted)
         self._pool = ThreadPoolExecutor(max_workers=AT_ONCE)
         self._slots: queue.Queue[int] = queue.Queue()
-        self._sites: dict[str, Site] = {}
+        self._sites: dict[Kind, Site] = {}
         self.outcomes: dict[Row, Future[Outcome]] = {}
 
     def start(self) -> None:
@@ -74,8 +78,8 @@ class Campaign:
         key = make_key()
         library = traps.build(CACHE / "trap.so")
         make_network()
-        suites = list(dict.fromkeys(row.suite for row in self._wanted))
-        image = "sesame-knock:" + suites[0]
+        kinds = list(dict.fromkeys(row.kind for row in self._wanted))
+        image = "sesame-knock:" + kinds[0].suite
         self._wire = Wire(image)
         self._clients = Client(NETWORK + "-allowed"), Client(NETWORK + "-stranger")
         for client, ipv4, ipv6 in zip(self._clients, (ALLOWED4, STRANGER4), (ALLOWED6, STRANGER6)):
@@ -83,20 +87,18 @@ class Campaign:
         allowed, stranger = self._clients
         allowed.run("sh", "-c", "umask 077 && cat >/root/key", text=(CACHE / "key").read_text())
         ready = {}
-        for number, suite in enumerate(suites):
-            self._sites[suite] = Site(suite, key, self._wire, allowed, stranger)
-            ready[suite] = self._pool.submit(self._sites[suite].prepare, 20 + number, library)
+        for number, kind in enumerate(kinds):
+            self._sites[kind] = Site(kind, key, self._wire, allowed, stranger)
+            ready[kind] = self._pool.submit(self._sites[kind].prepare, 20 + number, library)
         for row in self._wanted:
-            self.outcomes[row] = self._pool.submit(self._play, row, ready[row.suite])
+            self.outcomes[row] = self._pool.submit(self._play, row, ready[row.kind])
 
     def _play(self, row: Row, ready: Future[None]) -> Outcome:
         ready.result()
         slot = self._slots.get()
         try:
-            site, start = self._sites[row.suite], row.fault.start
             host = Host("sesame-fault-%d" % slot, IPV4 % slot, IPV6 % slot)
-            case = Case(row.fault, host, site, log_of(row), site.before[start], site.changes[start], site.others[start])
-            return case.run()
+            return Case(row.fault, host, self._sites[row.kind], log_of(row), without(row.lacks)).run()
         finally:
             self._slots.put(slot)
 

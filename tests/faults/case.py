@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 from . import controller
+from .backends import Backend, Moments
 from .checks import (
     Outcome,
     Reached,
@@ -28,7 +29,7 @@ from .traps import NeverReached, Trap
 
 if TYPE_CHECKING:
     from .faults import Fault
-    from .site import Change, Site
+    from .site import Site
 
 CLOSE = "play_close.yml"
 GRACE = 1.5
@@ -40,16 +41,16 @@ SETTLES = controller.DEADLINE + 20
 class Case:
     """What the injection of a fault works with."""
 
-    def __init__(
-        self, fault: Fault, host: Host, site: Site, log: Path, before: Rules, change: Change, other: Change
-    ) -> None:
+    def __init__(self, fault: Fault, host: Host, site: Site, log: Path, collections: Path) -> None:
         self.fault = fault
         self.host = host
         self.site = site
+        self.backend = site.kind.backend
         self.log = log
-        self.before = before
-        self.change = change
-        self.other = other
+        self.collections = collections
+        self.before = site.before[fault.start]
+        self.change = site.changes[fault.start]
+        self.other = site.others[fault.start]
         """What another controller wants."""
         self.outcome = Outcome()
         self._down: list[tuple[float, float]] = []
@@ -58,45 +59,47 @@ class Case:
     # --- what an injection calls ---
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[controller.Play]:
+    def held(self, **variables: Any) -> Iterator[controller.Play]:
         """Run the play up to the fault's step; what happens there is up to the caller. Afterwards all goes on."""
-        with self.play() as play:
+        with self.play(CLOSE, **variables) as play:
             self.hold(play)
             yield play
             self.release(play)
             if play.wait() == 0 and timer_waits(self.host):
                 self.outcome.problems.append("the play has succeeded, and the revert is still armed")
 
-    def play(self) -> contextlib.AbstractContextManager[controller.Play]:
-        return controller.play(self.host, CLOSE, self.log, **self.change.variables)
+    def play(self, playbook: str = CLOSE, **variables: Any) -> contextlib.AbstractContextManager[controller.Play]:
+        wanted = {**self.change.variables, **variables}
+        return controller.play(self.host, playbook, self.log, self.collections, **wanted)
 
     def play_of_the_other(self) -> contextlib.AbstractContextManager[controller.Play]:
-        return controller.play(self.host, CLOSE, self.log.with_suffix(".other.log"), **self.other.variables)
+        log = self.log.with_suffix(".other.log")
+        return controller.play(self.host, CLOSE, log, self.collections, **self.other.variables)
 
     def refuse(self, **variables: Any) -> None:
         """A run of broken rules, which must not succeed."""
-        with controller.play(self.host, "play_broken.yml", self.log, **{**self.change.variables, **variables}) as play:
+        with self.play("play_broken.yml", **variables) as play:
             if play.wait() == 0:
                 self.outcome.problems.append("the play of broken rules has succeeded")
 
     def rerun(self) -> None:
         """The play again, without a fault."""
-        controller.succeed(self.host, CLOSE, self.log, **self.change.variables)
+        with self.play() as play:
+            assert play.wait(300) == 0, play.tail()
 
     def hold(self, play: controller.Play) -> int:
         """Wait until the play has come to the step; returns what is held on the host, or 0."""
-        step = self.fault.step
-        process = self.wait_at(step.moments, play)
-        if step.then_next_connection:
+        process = 0
+        for moments in self.backend.way[self.fault.step]:
+            process = self.wait_at(moments, play)
+        if self.fault.step.then_next_connection:
             play.hold()
             self.release()
             play.wait_held()
-        elif step.then:
-            process = self.wait_at(step.then, play)
         self.outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
         return process
 
-    def wait_at(self, moments: tuple[str, ...], play: controller.Play | None = None) -> int:
+    def wait_at(self, moments: Moments, play: controller.Play | None = None) -> int:
         """Let what is held go on, and hold the host at the next of these moments."""
         self._trap = Trap(self.host, moments)
         try:
@@ -136,8 +139,9 @@ class Case:
     # --- the whole ---
 
     def run(self) -> Outcome:
-        with small_disk(self.host, self.fault.disk, self.site.image(self.fault.start)) as options:
-            self.host.boot(self.site.image(self.fault.start), self.site.key, *options)
+        image, folder = self.site.image(self.fault.start), self.backend.disks.get(self.fault.disk, "")
+        with small_disk(self.host, folder, image) as options:
+            self.host.boot(image, self.site.key, *options)
             try:
                 with (
                     Watch(self.site.stranger, self.host) as self._outside,
@@ -155,13 +159,13 @@ class Case:
     def _judge(self, outside: Watch, inside: Watch, began: float) -> None:
         outcome, fault, allowed = self.outcome, self.fault, self.site.allowed
         settled = time.time()
-        rules, has_ended = rules_of(self.host), last_change(self.host) != self._last_change
+        rules, has_ended = rules_of(self.host, self.backend), last_change(self.host) != self._last_change
         outcome.now = reach(self.host, allowed, outside)
         outcome.problems += ["the sequence is in the %s" % place for place in secrets_of(self.host)]
         rebooting = time.time()
         with self.down():
             self.host.reboot()
-        rebooted = rules_of(self.host)
+        rebooted = rules_of(self.host, self.backend)
         outcome.problems += ["left behind: %s" % name for name in leftovers_of(self.host)]
         outcome.rebooted = reach(self.host, allowed, outside)
         ended = time.time()
@@ -171,8 +175,9 @@ class Case:
             outcome.problems.append("expected: %s, but it is %s" % (fault.expected, outcome.happened))
         outcome.agree = rules.agree() and rules == rebooted
         if not outcome.agree:
-            outcome.problems.append("rules now, on disk and after a reboot differ:\n%s" % differences(rules, rebooted))
-        closed = bool(rules.disk[0] or rules.disk[1])
+            found = differences(rules, rebooted, self.backend)
+            outcome.problems.append("rules now, on disk and after a reboot differ:\n%s" % found)
+        closed = any(rules.disk)
         for when, seen in (("", outcome.now), (" after a reboot", outcome.rebooted)):
             outcome.problems += [problem + when for problem in wrong_with(seen, closed)]
         # Whoever was shut out before, or is now, never gets in; the allowlist always does
@@ -214,10 +219,10 @@ def wrong_with(seen: Reached, closed: bool) -> list[str]:
     return problems
 
 
-def differences(now: Rules, rebooted: Rules) -> str:
+def differences(now: Rules, rebooted: Rules, backend: Backend) -> str:
     """For the person who reads a failed test."""
     lines = []
-    for number, family in enumerate(("v4", "v6")):
+    for number, listing in enumerate(backend.listings):
         sets = {
             "now": now.live[number],
             "on disk": now.disk[number],
@@ -227,7 +232,7 @@ def differences(now: Rules, rebooted: Rules) -> str:
         for line in sorted({line for lines in sets.values() for line in lines}):
             there = [name for name, lines in sets.items() if line in lines]
             if len(there) < len(sets):
-                lines.append("%s %s: only %s" % (family, line, " and ".join(there)))
+                lines.append("%s %s: only %s" % (listing.name, line, " and ".join(there)))
     if now.guard != rebooted.guard:
         lines.append("the guard has changed by a reboot")
     return "\n".join(lines) or "in their order"

@@ -10,17 +10,15 @@ import time
 from dataclasses import dataclass, field
 
 from . import controller
+from .backends import Backend
 from .hosts import Client, Host, Watch
 
-LIVE = "iptables-save; echo ---; ip6tables-save; echo ---"
-ON_DISK = "cat /etc/iptables/rules.v4 2>/dev/null; echo ---; cat /etc/iptables/rules.v6 2>/dev/null; echo ---"
-GUARD = "cat /etc/knockd-guard.conf 2>/dev/null; true"
-COUNTERS = re.compile(r" ?\[[0-9]+:[0-9]+\]$")
+GUARD = "cat /etc/knockd-guard.conf"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Our chains and what leads to them, in both families, and the daemon's guard."""
+    """What is ours of each listing of a backend, and the daemon's guard."""
 
     live: tuple[tuple[str, ...], ...]
     disk: tuple[tuple[str, ...], ...]
@@ -38,21 +36,12 @@ class Rules:
         return Rules(change(self.live), change(self.disk), self.guard.replace(old, new))
 
 
-def own(text: str) -> tuple[str, ...]:
-    """The lines of iptables-save, or of a file for iptables-restore, that are ours: in one order, without counters."""
-    table, lines = "", []
-    for line in text.splitlines():
-        if line.startswith("*"):
-            table = line
-        elif line.startswith((":KNOCK", "-A KNOCK")) or (line.startswith("-A INPUT ") and "-j KNOCK" in line):
-            lines.append((table, line.split()[1] if line.startswith("-A") else "", COUNTERS.sub("", line)))
-    # The order within a chain counts, that of chains does not
-    return tuple(" ".join((table, line)) for table, chain, line in sorted(lines, key=lambda item: item[:2]))
-
-
-def rules_of(host: Host) -> Rules:
-    live4, live6, disk4, disk6, guard = (part for part in host.shell(LIVE + ";" + ON_DISK + ";" + GUARD).split("---\n"))
-    return Rules((own(live4), own(live6)), (own(disk4), own(disk6)), guard)
+def rules_of(host: Host, backend: Backend) -> Rules:
+    commands = [listing.live for listing in backend.listings] + [listing.disk for listing in backend.listings]
+    script = "".join("{ %s; } 2>/dev/null; echo ---; " % command for command in [*commands, GUARD])
+    *listings, guard, dummy = host.shell(script).split("---\n")
+    own, half = [backend.own(listing) for listing in listings], len(backend.listings)
+    return Rules(tuple(own[:half]), tuple(own[half:]), guard)
 
 
 @dataclass

@@ -22,6 +22,8 @@ from .hosts import ALLOWED4, ALLOWED6, IPV4, IPV6, ROOT, Host, run
 
 HERE = Path(__file__).parent
 CACHE = ROOT / ".cache" / "faults"
+COLLECTIONS = ROOT / ".cache" / "collections"
+MUTANTS = ROOT / ".cache" / "mutants"
 MARK = "SESAME_FAULT"
 """In the environment of each process of a run: Ansible's workers and ssh's masters are sessions of their own."""
 SEQUENCE = "52813:tcp,14407:udp,38251:tcp,9467:tcp,29033:tcp"
@@ -54,6 +56,11 @@ def variables(host: Host, **more: Any) -> dict[str, Any]:
     }
 
 
+def without(protection: str) -> Path:
+    """Where the controller finds the collection, or a copy of it that lacks something; see mutants.py."""
+    return MUTANTS / protection.replace(" ", "-") if protection else COLLECTIONS
+
+
 def make_key() -> str:
     """A key for this run; returns its public half."""
     shutil.rmtree(CACHE, ignore_errors=True)
@@ -72,7 +79,7 @@ def know(host: Host) -> None:
 class Play:
     """A running ansible-playbook."""
 
-    def __init__(self, host: Host, playbook: Path, log: Path, **more: Any) -> None:
+    def __init__(self, host: Host, playbook: Path, log: Path, collections: Path, **more: Any) -> None:
         # Short: sockets of ssh's masters have little room for their path
         self.directory = Path(tempfile.mkdtemp(prefix="sesame-"))
         self.log = log
@@ -86,7 +93,7 @@ class Play:
             "ANSIBLE_SSH_EXECUTABLE": str(HERE / "ssh"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
             "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
             "ANSIBLE_PIPELINING": "true",
             "ANSIBLE_NOCOLOR": "true",
             "ANSIBLE_FORCE_COLOR": "false",
@@ -158,9 +165,9 @@ class Play:
 
 
 @contextlib.contextmanager
-def play(host: Host, playbook: str, log: Path, **more: Any) -> Iterator[Play]:
+def play(host: Host, playbook: str, log: Path, collections: Path = COLLECTIONS, **more: Any) -> Iterator[Play]:
     """One run of a playbook of this folder."""
-    running = Play(host, HERE / playbook, log, **more)
+    running = Play(host, HERE / playbook, log, collections, **more)
     try:
         yield running
     finally:

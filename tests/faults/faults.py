@@ -5,60 +5,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Callable
 
-from . import strikes
+from . import damages, strikes
+from .backends import IPTABLES, NFTABLES, Backend
 from .case import Case
-
-CHANGE = "/var/lib/knock_firewall/change"
-TIMER = "systemd-run *knock-firewall-revert*"
-
-
-class Step(NamedTuple):
-    """A moment of a change, in the order of a change, and what becomes of it from there."""
-
-    name: str
-    moments: tuple[str, ...] = ()
-    """What the host is held at; see trap.c."""
-    dies: str = ""
-    """What becomes of the change if the host is the one that dies: `never began`, `undone` or `kept`."""
-    lives: str = ""
-    """The same if the controller dies, and what runs on the host goes on."""
-    then: tuple[str, ...] = ()
-    """After those moments, the host is held at these."""
-    then_next_connection: bool = False
-    """After those moments, the controller is held before it connects again."""
-
-
-def moments_of(what: str, *paths: str) -> tuple[str, ...]:
-    return tuple("%s %s" % (what, path) for path in paths)
-
-
-V4 = moments_of("after run", "iptables-restore -w 10 --noflush /*")
-BOTH = moments_of("after run", "ip6tables-restore -w 10 --noflush /*")
-CONNECTION = moments_of("before run", "sshd -D -R*", "sshd-session*")
-STEPS = (
-    SAVED := Step("before the journal", moments_of("before move", CHANGE + "/token"), "never began", "undone"),
-    STAGED := Step("files staged", moments_of("before run", TIMER), "never began", "undone"),
-    TIMED := Step("timer set", moments_of("after run", TIMER), "never began", "undone"),
-    ARMED := Step("journal armed", moments_of("after move", CHANGE + "/armed"), "undone", "undone"),
-    V4_LIVE := Step("IPv4 live, IPv6 not", V4, "undone", "undone"),
-    LIVE := Step("both live", BOTH, "undone", "undone"),
-    CONNECTING := Step("before the new connection", BOTH, "undone", "undone", then_next_connection=True),
-    LOGGING_IN := Step("new connection, no login yet", BOTH, "undone", "undone", then=CONNECTION),
-    CONFIRMING := Step("confirming", moments_of("before move", CHANGE + "/confirmed"), "undone", "kept"),
-    CONFIRMED := Step("journal confirmed", moments_of("after move", CHANGE + "/confirmed"), "kept", "kept"),
-    V4_SAVED := Step("rules.v4 saved", moments_of("after move", "/etc/iptables/rules.v4"), "kept", "kept"),
-    V6_SAVED := Step("rules.v6 saved", moments_of("after move", "/etc/iptables/rules.v6"), "kept", "kept"),
-    GUARD_SAVED := Step("guard saved", moments_of("before run", "systemctl reload knockd.service"), "kept", "kept"),
-    FORGOTTEN := Step("journal gone", moments_of("after move", "/var/lib/knock_firewall/done"), "kept", "kept"),
+from .damages import Damage
+from .kinds import BOOKWORM, Kind
+from .steps import (
+    ANY,
+    CONFIRMED,
+    CONFIRMING,
+    CONNECTING,
+    FORGOTTEN,
+    JUDGED,
+    LATER,
+    LIVE,
+    REHEARSED,
+    SAVED,
+    STAGED,
+    STEPS,
+    TABLE_SAVED,
+    UNDOING,
+    UNJUDGED,
+    UNREHEARSED,
+    V4_LIVE,
+    V4_SAVED,
+    Step,
 )
-LATER = Step("a change that was kept")
-ANY = Step("the whole change")
-JUDGED = Step("judged and rehearsed")
-UNJUDGED = Step("neither judged nor rehearsed")
-UNDOING = Step("while the host undoes", BOTH)
 
 OPEN, CLOSED, KEPT = "open", "closed", "kept"
 """How the host is before: open to all; closed, and a change adds to the allowlist; closed, and nothing is to change."""
@@ -66,7 +41,7 @@ OPEN, CLOSED, KEPT = "open", "closed", "kept"
 
 @dataclass(frozen=True)
 class Fault:
-    """One row for each Debian."""
+    """One row for each kind of host that has the step."""
 
     name: str
     step: Step
@@ -74,13 +49,21 @@ class Fault:
     expected: str
     strike: Callable[[Case], None]
     disk: str = ""
-    """The folder that lies on a small disk of its own."""
+    """What lies on a small disk of its own: `rules` or `journal`."""
     on_legacy: str = ""
     """What is expected where the rules are iptables-legacy's, if that is something else: nft does not see them."""
+    only: Backend | None = None
+    """The backend that this can happen to, if it is not both."""
 
     @property
     def words(self) -> tuple[str, str, str]:
         return (self.name, self.step.name, self.start)
+
+    def on(self, kind: Kind) -> Fault | None:
+        """What it is there; None if it does not happen there."""
+        if self.step not in kind.backend.way or self.only not in (None, kind.backend):
+            return None
+        return replace(self, expected=self.on_legacy or self.expected) if kind is BOOKWORM else self
 
     def accepted(self) -> tuple[str, ...]:
         """What may have happened, in the words of `Outcome.happened`."""
@@ -101,7 +84,7 @@ def at(name: str, strike: Callable[[Case], None], *steps: Step, host_dies: bool 
     ]
 
 
-def candidate(what: str, *unjudged: str, **damage: list[list[str]]) -> list[Fault]:
+def candidate(what: str, damage: Damage, *unjudged: str) -> list[Fault]:
     """Broken rules: never applied; and where judging and rehearsing are left out, undone, as the proof fails.
 
     What cannot be seen from the controller, only judging can tell: `unjudged` names the starts where it can be seen.
@@ -115,10 +98,11 @@ def candidate(what: str, *unjudged: str, **damage: list[list[str]]) -> list[Faul
 
 FAULTS = [
     *at("controller killed", strikes.kill_controller, *STEPS),
-    *at("network cut", strikes.cut_network, *STEPS[3:10], V6_SAVED),
+    *at("network cut", strikes.cut_network, *STEPS),
     *at("power lost", strikes.lose_power, *STEPS[::-1], host_dies=True),
-    *at("rebooted", strikes.reboot, STAGED, *STEPS[3:7], CONFIRMING, CONFIRMED, V4_SAVED, host_dies=True),
+    *at("rebooted", strikes.reboot, *STEPS, host_dies=True),
     *at("module killed", strikes.kill_module, *STEPS[1:6], CONFIRMING, CONFIRMED, V4_SAVED, FORGOTTEN, host_dies=True),
+    *at("module killed", strikes.kill_module, TABLE_SAVED, host_dies=True),
     *at("sshd stopped", strikes.stop_sshd, LIVE, CONNECTING, CONFIRMED),
     *at("sshd and its sessions killed", strikes.kill_sshd, V4_LIVE, CONFIRMED),
     Fault("the undoing killed", UNDOING, OPEN, "undone", strikes.kill_the_undoing),
@@ -127,6 +111,7 @@ FAULTS = [
     Fault("the controller comes back", UNDOING, CLOSED, "kept", strikes.come_back_at_the_undoing),
     Fault("two controllers at once", ANY, CLOSED, "kept, one of the two", strikes.run_at_once),
     Fault("two controllers, one waits", V4_LIVE, CLOSED, "kept, one of the two", strikes.queue_up),
+    Fault("two controllers, one waits", LIVE, CLOSED, "kept, one of the two", strikes.queue_up, only=NFTABLES),
     Fault("two controllers, one overtakes", CONNECTING, CLOSED, "kept, the other's", strikes.overtake),
     Fault("daemon stopped", LIVE, OPEN, "undone", strikes.stop_daemon),
     Fault("daemon stopped", LIVE, CLOSED, "undone", strikes.stop_daemon),
@@ -135,44 +120,49 @@ FAULTS = [
     Fault("daemon crashed", CONFIRMED, CLOSED, "kept", strikes.crash_daemon),
     Fault("daemon crashed", LATER, KEPT, "kept", strikes.crash_daemon_later),
     Fault("daemon with another sequence", LIVE, OPEN, "undone", strikes.change_sequence),
-    Fault("disk of the rules full", STAGED, OPEN, "kept", strikes.fill_disk, disk="/etc/iptables"),
-    Fault("disk of the rules full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/etc/iptables"),
-    Fault("disk of the journal full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="/var/lib/knock_firewall"),
-    Fault("disk of the journal full", LIVE, CLOSED, "kept", strikes.fill_disk, disk="/var/lib/knock_firewall"),
+    Fault("disk of the rules full", STAGED, OPEN, "kept", strikes.fill_disk, disk="rules"),
+    Fault("disk of the rules full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="rules"),
+    Fault("disk of the journal full", SAVED, CLOSED, "never began", strikes.fill_disk, disk="journal"),
+    Fault("disk of the journal full", LIVE, CLOSED, "kept", strikes.fill_disk, disk="journal"),
     Fault("nft flush ruleset", LIVE, OPEN, "undone", strikes.flush_rules, on_legacy="kept"),
     Fault("nft flush ruleset", CONFIRMED, OPEN, "kept", strikes.flush_rules),
     Fault("nft flush ruleset", LATER, KEPT, "kept", strikes.flush_kept_rules),
     Fault("systemctl reload nftables", CONNECTING, OPEN, "undone", strikes.reload_nftables, on_legacy="kept"),
     Fault("systemctl reload nftables", CONNECTING, CLOSED, "kept", strikes.reload_nftables),
     Fault("systemctl reload nftables", LATER, KEPT, "kept", strikes.reload_nftables_later),
-    Fault("nftables and netfilter-persistent at boot", LATER, CLOSED, "kept", strikes.enable_nftables),
-    Fault("rules.v4 broken at boot", LATER, KEPT, "kept", strikes.break_saved_rules),
-    Fault("both files broken at boot", LATER, KEPT, "kept", strikes.break_all_saved_rules),
+    Fault("nftables and netfilter-persistent at boot", LATER, CLOSED, "kept", strikes.enable_nftables, only=IPTABLES),
+    Fault("rules.v4 broken at boot", LATER, KEPT, "kept", strikes.break_saved_rules, only=IPTABLES),
+    Fault("both files broken at boot", LATER, KEPT, "kept", strikes.break_all_saved_rules, only=IPTABLES),
+    Fault("rules broken at boot", LATER, KEPT, "kept", strikes.break_saved_table, only=NFTABLES),
     Fault("foreign mark on every packet", ANY, OPEN, "kept", strikes.mark_everything),
     Fault("foreign mark on every packet", LATER, KEPT, "kept", strikes.mark_everything),
     Fault("conntrack -F", LIVE, OPEN, "kept", strikes.forget_connections),
     Fault("conntrack -F", CONFIRMED, CLOSED, "kept", strikes.forget_connections),
-    *candidate("no ESTABLISHED rule", OPEN, CLOSED, v4=strikes.NO_SESSIONS, v6=strikes.NO_SESSIONS),
-    *candidate("no ESTABLISHED rule in IPv6", v6=strikes.NO_SESSIONS),
-    *candidate("the allowlist forgotten", v4=strikes.NO_ALLOWLIST, v6=strikes.NO_ALLOWLIST),
-    *candidate("the allowlist forgotten in IPv6", v6=strikes.NO_ALLOWLIST),
-    *candidate("IPv6 forgotten", v6=strikes.NO_RULES),
-    *candidate("a syntax error in IPv6", OPEN, v6=strikes.NO_SENSE),
-    *candidate("the knock forgotten", OPEN, CLOSED, v4=strikes.NO_KNOCK, v6=strikes.NO_KNOCK),
-    *candidate("nobody refused", OPEN, v4=strikes.NO_REFUSAL, v6=strikes.NO_REFUSAL),
+    *candidate("no ESTABLISHED rule", damages.NO_SESSIONS, OPEN, CLOSED),
+    *candidate("no ESTABLISHED rule in IPv6", damages.NO_SESSIONS_6),
+    *candidate("the allowlist forgotten", damages.NO_ALLOWLIST),
+    *candidate("the allowlist forgotten in IPv6", damages.NO_ALLOWLIST_6),
+    *candidate("IPv6 forgotten", damages.NO_IPV6),
+    *candidate("a syntax error in IPv6", damages.NO_SENSE_6, OPEN),
+    *candidate("the knock forgotten", damages.NO_KNOCK, OPEN, CLOSED),
+    *candidate("nobody refused", damages.NO_REFUSAL, OPEN),
+    Fault("another's chain drops knockers", REHEARSED, OPEN, "never began", strikes.drop_knockers(True)),
+    Fault("another's chain drops knockers", REHEARSED, CLOSED, "never began", strikes.drop_knockers(True)),
+    Fault("another's chain drops knockers", UNREHEARSED, OPEN, "undone", strikes.drop_knockers(False)),
+    Fault("another's chain drops knockers", UNREHEARSED, CLOSED, "undone", strikes.drop_knockers(False)),
     Fault("fail2ban restarts", LIVE, OPEN, "kept", strikes.restart_fail2ban),
     Fault("fail2ban restarts", CONNECTING, CLOSED, "kept", strikes.restart_fail2ban),
     Fault("power lost", LATER, KEPT, "kept", strikes.lose_power_later),
 ]
 
 SAMPLE = (
-    ("controller killed", "both live"),
-    ("controller killed", "rules.v4 saved"),
-    ("power lost", "IPv4 live, IPv6 not"),
-    ("power lost", "journal confirmed"),
-    ("module killed", "IPv4 live, IPv6 not"),
-    ("network cut", "before the new connection"),
-    ("systemctl reload nftables", "a change that was kept"),
-    ("rules.v4 broken at boot", "a change that was kept"),
+    ("trixie", "controller killed", "both live"),
+    ("native", "controller killed", "rules saved"),
+    ("trixie", "power lost", "IPv4 live, IPv6 not"),
+    ("native", "power lost", "journal confirmed"),
+    ("trixie", "module killed", "IPv4 live, IPv6 not"),
+    ("trixie", "network cut", "before the new connection"),
+    ("native", "systemctl reload nftables", "a change that was kept"),
+    ("trixie", "rules.v4 broken at boot", "a change that was kept"),
 )
 """What `make test` runs of it."""

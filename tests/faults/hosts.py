@@ -147,7 +147,7 @@ def small_disk(host: Host, folder: str, image: str) -> Iterator[tuple[str, ...]]
     volume = Machine(host.name + "-disk")
     remove("container", volume.name)
     remove("volume", volume.name)
-    options = ("--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=512k")
+    options = ("--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=8m")
     docker("volume", "create", "--label", "sesame.knock=volume", *options, volume.name)
     try:
         # Somebody has to hold it, or a reboot would empty it

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+from .backends import CHANGE, FILE
 from .case import Case
-from .controller import Play
+from .controller import ALLOWLIST, Play
+from .damages import Damage
 
-UNDO_BEGINS = ("before run sh /var/lib/knock_firewall/change/undo",)
-UNDO_RESTORES = ("before run ip6tables-restore -w 10 --noflush",)
-"""The shell script's calls: they read from a pipe, the module's from a file."""
+UNDO_BEGINS = ("before run sh %s/undo" % CHANGE,)
 
 # --- who began the change, and the way to it -------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ def _give_up(case: Case, running: Play) -> None:
 def fill_disk(case: Case) -> None:
     """From the step on there is no space left, until the end."""
     with case.held():
-        case.host.shell("cat /dev/zero >%s/full 2>/dev/null; true" % case.fault.disk)
+        case.host.shell("cat /dev/zero >%s/full 2>/dev/null; true" % case.backend.disks[case.fault.disk])
 
 
 def flush_rules(case: Case) -> None:
@@ -112,7 +112,7 @@ def forget_connections(case: Case) -> None:
 
 
 def restart_fail2ban(case: Case) -> None:
-    case.host.shell(FAIL2BAN, timeout=120)
+    case.host.shell(FAIL2BAN % case.backend.ban_action, timeout=120)
     with case.held():
         case.host.run("systemctl", "restart", "fail2ban.service")
         case.host.shell("until fail2ban-client status fault >/dev/null 2>&1; do sleep 0.2; done")
@@ -128,20 +128,18 @@ enabled = true
 filter = sshd
 backend = polling
 logpath = /var/log/fault.log
-banaction = iptables-multiport
+banaction = %s
 JAIL
     systemctl restart fail2ban.service
     until fail2ban-client status fault >/dev/null 2>&1; do sleep 0.2; done
     fail2ban-client set fault banip 198.19.99.99
 """
-"""A ban makes its jump in INPUT."""
+"""A ban makes its jump in INPUT, or a table of its own."""
 
 
 def mark_everything(case: Case) -> None:
     """Somebody else sets every bit of the mark, early, on every packet."""
-    case.host.shell(
-        "for t in iptables ip6tables; do $t -t mangle -A PREROUTING -j MARK --set-xmark 0xffffffff || exit 1; done"
-    )
+    case.host.shell(case.backend.mark_everything)
     case.rerun()
 
 
@@ -202,25 +200,45 @@ def change_sequence(case: Case) -> None:
 
 # --- the candidate ---------------------------------------------------------------------------------------------------
 
-NO_SESSIONS = [
-    [r"^-A KNOCK-ADMIT .*RELATED,ESTABLISHED.*\n", ""],
-    [r"^-A KNOCK-ADMIT -p tcp .*-j REJECT.*", "-A KNOCK-ADMIT -p tcp -j REJECT --reject-with tcp-reset"],
-]
-"""What the article does: no ESTABLISHED rule, and each packet is refused, not only what opens a connection."""
-NO_ALLOWLIST = [[r"^-A KNOCK-ADMIT -s .*\n", ""]]
-NO_KNOCK = [[r"^-A KNOCK-ADMIT -m mark .*\n", ""]]
-NO_REFUSAL = [[r"^-A KNOCK-ADMIT -p tcp .*-j REJECT.*\n", ""]]
-NO_RULES = [[r"(?s).+", "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"]]
-NO_SENSE = [[r"-j KNOCK-ADMIT$", "-j KNOCK-ADMIT --sport"]]
 
-
-def candidate(judged: bool, damage: dict[str, list[list[str]]]) -> Callable[[Case], None]:
+def candidate(judged: bool, damage: Damage) -> Callable[[Case], None]:
     """A run with damaged rules; where they are neither judged nor rehearsed, only proof and deadline protect."""
 
     def strike(case: Case) -> None:
-        case.refuse(is_judged=judged, **{"damage_" + family: steps for family, steps in damage.items()})
+        case.refuse(is_judged=judged, damage=damage._asdict())
 
     return strike
+
+
+def drop_knockers(rehearsed: bool) -> Callable[[Case], None]:
+    """Another program's chain lets the allowlist in and nobody else: the judge does not read it, only packets tell.
+
+    It comes when the controller is in already, or that could not even begin.
+    """
+
+    def strike(case: Case) -> None:
+        with case.held(knock_firewall_rehearse=rehearsed) as running:
+            case.host.run("nft", "-f", "-", text=ANOTHERS_CHAIN % ALLOWLIST)
+            case.release(running)
+            if running.wait() == 0:
+                case.outcome.problems.append("the play has succeeded, and no knock gets in")
+            case.settle()
+        case.host.run("nft", "delete", "table", "inet", "another")
+
+    return strike
+
+
+ANOTHERS_CHAIN = """
+table inet another {
+    chain early {
+        type filter hook prerouting priority raw; policy accept;
+        iif lo accept
+        ip saddr %s accept
+        ip6 saddr %s accept
+        tcp dport 22 tcp flags & (fin | syn | rst | ack) == syn drop
+    }
+}
+"""
 
 
 # --- while the host undoes a change ----------------------------------------------------------------------------------
@@ -234,14 +252,14 @@ def _undoing(case: Case, moments: tuple[str, ...]) -> int:
 
 
 def kill_the_undoing(case: Case) -> None:
-    """IPv4 is back, IPv6 is not."""
-    _undoing(case, UNDO_RESTORES)
+    """Where the families are apart, IPv4 is back, and IPv6 is not."""
+    _undoing(case, (case.backend.restoring,))
     case.host.run("systemctl", "kill", "--signal=KILL", "knock-firewall-revert.service")
     case.release()
 
 
 def lose_power_at_the_undoing(case: Case) -> None:
-    _undoing(case, UNDO_RESTORES)
+    _undoing(case, (case.backend.restoring,))
     with case.down():
         case.host.lose_power()
 
@@ -289,6 +307,13 @@ def break_saved_rules(case: Case) -> None:
 
 def break_all_saved_rules(case: Case) -> None:
     case.host.shell("echo garbage >/etc/iptables/rules.v4; echo garbage >/etc/iptables/rules.v6")
+    with case.down():
+        case.host.reboot()
+
+
+def break_saved_table(case: Case) -> None:
+    """The same in the file of nftables."""
+    case.host.run("sed", "-i", "s/ goto admit/ gotoo admit/", FILE)
     with case.down():
         case.host.reboot()
 

@@ -10,7 +10,7 @@ import pickle
 from .campaign import Campaign, Row, rows
 from .checks import Outcome, Reached
 from .hosts import ROOT, docker
-from .site import DEBIANS
+from .kinds import KINDS
 
 OUTCOMES = ROOT / ".cache" / "faults-outcomes"
 """What the last run of each fault came to: a run of some faults renews their rows."""
@@ -40,12 +40,13 @@ each of these faults and writes this table; do not edit it.
 """
 
 
-def versions(suites: list[str]) -> str:
+def versions() -> str:
     parts = []
-    for suite in suites:
+    for suite in dict.fromkeys(kind.suite for kind in KINDS):
+        titles = " and ".join(kind.title for kind in KINDS if kind.suite == suite)
         script = "dpkg-query -W -f '${Package} ${Version}, ' systemd openssh-server; uname -r"
         seen = docker("run", "--rm", "--entrypoint", "sh", "sesame-knock:" + suite, "-c", script).strip()
-        parts.append("%s: %s" % (DEBIANS[suite], seen.replace("\n", " ")))
+        parts.append("%s: %s" % (titles, seen.replace("\n", " ")))
     return "; ".join(parts) + "."
 
 
@@ -60,7 +61,7 @@ def strangers(reached: tuple[Reached | None, ...]) -> str:
 
 def line(row: Row, outcome: Outcome) -> str:
     fault, seen = row.fault, (outcome.now, outcome.rebooted)
-    cells = [DEBIANS[row.suite].split(",")[0].replace("Debian ", ""), fault.start, fault.name, fault.step.name]
+    cells = [row.kind.short, fault.start, fault.name, fault.step.name]
     cells += [fault.expected, fault.expected if outcome.happened in fault.accepted() else "**%s**" % outcome.happened]
     cells += [yes(seen, "knock"), yes(seen, "allowlist"), strangers(seen), "yes" if outcome.agree else "**NO**"]
     return "| %s |" % " | ".join(cells)
@@ -80,5 +81,5 @@ def write() -> None:
     wanted = rows(everything=True)
     if all((OUTCOMES / str(row)).exists() for row in wanted):
         lines = sorted(line(row, pickle.loads((OUTCOMES / str(row)).read_bytes())) for row in wanted)
-        text = HEAD.format(versions=versions(list(DEBIANS))) + "\n".join(lines) + "\n"
+        text = HEAD.format(versions=versions()) + "\n".join(lines) + "\n"
         (ROOT / "docs" / "faults.md").write_text(text, encoding="utf-8")

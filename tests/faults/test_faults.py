@@ -12,7 +12,7 @@ import pytest
 from .campaign import Campaign, Row, log_of, rows
 
 EVERYTHING = bool(os.environ.get("SESAME_FAULTS_ALL"))
-"""All faults on both Debians, and docs/faults.md; else the sample that `make test` runs."""
+"""All faults on all kinds of hosts, and docs/faults.md; else the sample that `make test` runs."""
 
 
 @pytest.mark.parametrize("row", rows(EVERYTHING), ids=str)

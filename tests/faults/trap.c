@@ -6,8 +6,9 @@
  *     before|after run PATTERN[ ! PATTERN]     a program with this command line begins, ends
  *     before|after move PATTERN[ ! PATTERN]    a file is renamed to this path
  *     before|after remove PATTERN[ ! PATTERN]  a file or folder of this path is removed
- * What is held writes /run/fault/reached and goes on when there is /run/fault/go. Only old symbols of glibc are used, so that one
- * build runs on every Debian.
+ * What is held writes /run/fault/reached and goes on when there is /run/fault/go, or /run/fault/go.PID, which is for it alone and
+ * goes with it: so the next trap can be set before it goes on. Only old symbols of glibc are used, so that one build runs on every
+ * Debian.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -28,14 +29,16 @@ static pid_t self;
 static void hold(const char *what)
 {
     int file = open(DIRECTORY "reached.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    char pid[16];
-    int at = sizeof pid, left = getpid();
+    char pid[16], mine[32] = DIRECTORY "go.";
+    int at = sizeof pid - 1, left = getpid();
+    pid[at] = 0;
     do pid[--at] = '0' + left % 10; while (left /= 10);
+    strcat(mine, pid + at);
     if (file < 0) return;
-    if (write(file, pid + at, sizeof pid - at) < 0 || write(file, " ", 1) < 0 || write(file, what, strlen(what)) < 0) return;
+    if (write(file, pid + at, strlen(pid + at)) < 0 || write(file, " ", 1) < 0 || write(file, what, strlen(what)) < 0) return;
     close(file);
     syscall(SYS_renameat2, AT_FDCWD, DIRECTORY "reached.new", AT_FDCWD, DIRECTORY "reached", 0);
-    for (int i = 0; i < PATIENCE * 50 && access(DIRECTORY "go", F_OK); i++) {
+    for (int i = 0; i < PATIENCE * 50 && access(DIRECTORY "go", F_OK) && syscall(SYS_unlinkat, AT_FDCWD, mine, 0); i++) {
         struct timespec nap = {0, 20000000};
         nanosleep(&nap, NULL);
     }

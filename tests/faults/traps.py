@@ -16,12 +16,14 @@ DIRECTORY = "/run/fault"
 PATIENCE = 60.0
 
 
-# What an earlier trap holds goes on: its folder is gone, and with it the file that it waits for, so it is told before
+# What an earlier trap holds goes on once the new one is set: what comes next may come at once
 SET = """
-    if [ -d $0 ]; then rm -f $0/trap; touch $0/go; sleep 0.1; fi
-    rm -rf $0
-    mkdir -m 0777 $0
+    mkdir -p -m 0777 $0
+    held=
+    if [ -e $0/go ]; then sleep 0.1; else held=$(cut -d ' ' -f 1 $0/reached 2>/dev/null); fi
+    rm -f $0/trap $0/reached $0/go
     cat >$0/new && mv $0/new $0/trap
+    if [ "$held" ]; then touch $0/go.$held; fi
 """
 
 
