@@ -22,9 +22,10 @@ options:
   _terms:
     description: There are none.
   delay:
-    description: Milliseconds between two knocks. It doubles, up to 200, after each knock that did not open the port.
+    description:
+      - Milliseconds between two knocks. They grow fourfold, up to 200, after each knock that did not open the port.
     type: float
-    default: 5
+    default: 2
   timeout:
     description: Seconds after which knocking and connecting are given up. ssh's C(ConnectTimeout) does not reach them.
     type: float

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Profiles: what the client must know of one door, in a private file, so that no sequence is ever an argument.
 
-A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 5, "timeout": 10, "family": "any", "bind": ""}`.
+A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 2, "timeout": 10, "family": "any", "bind": ""}`.
 Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes.
 """
 

@@ -170,6 +170,56 @@ def test_the_lookup_knocks_again_when_the_door_may_be_closed(ansible: Ansible, d
     assert door.arrived == door.ports * 2
 
 
+def test_a_remembered_knock_is_confirmed_on_request(ansible: Ansible, door: Door) -> None:
+    def look_up(options: str = "") -> None:
+        text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=100%s) }}"
+        run = ("ansible", "localhost", "-m", DEBUG, "-a", text % (door.port, options))
+        message(ansible(*run, *extra(knock_sequence=door.sequence)))
+
+    look_up()
+    look_up(", confirm=true")
+    assert door.arrived == door.ports
+    door.close()
+    look_up()
+    assert door.arrived == door.ports
+    look_up(", confirm=true")
+    assert door.arrived == door.ports * 2
+    assert door.settle() == 0
+
+
+def test_hostvars_of_all_hosts_are_no_knock_storm(
+    ansible: Ansible, make_door: Callable[..., Door], tmp_path: Path
+) -> None:
+    doors = [make_door() for _host in range(3)]
+    text = "{{ groups.all | map('extract', hostvars, 'ansible_host') | join(' ') }}"
+    tasks = [{DEBUG: {"msg": text}, "loop": [1, 2, 3]}] * 3
+    hosts = {
+        "web%d" % number: {
+            "knock_host": "127.0.0.1",
+            "knock_sequence": "%d:udp" % door.ports[0],
+            "ansible_host": "{{ lookup('sesame.knock.knock', open_timeout=100, wait=false) }}",
+        }
+        for number, door in enumerate(doors)
+    }
+    arguments = play(tmp_path, {"hosts": "all", "connection": "local", "tasks": tasks}, hosts=hosts)
+    assert ansible("ansible-playbook", "--check", *arguments).returncode == 0
+    assert [door.arrived for door in doors] == [[], [], []]
+    done = ansible("ansible-playbook", *arguments)
+    assert done.returncode == 0, done.stdout
+    assert "127.0.0.1 127.0.0.1 127.0.0.1" in done.stdout
+    assert [door.arrived for door in doors] == [door.ports[:1] for door in doors]
+
+
+def test_the_lookup_tells_of_an_open_port_who_asks_for_details(ansible: Ansible, door: Door) -> None:
+    door.open()
+    text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=0) }}" % door.port
+    run = ("ansible", "localhost", "-m", DEBUG, "-a", text, *extra(knock_sequence=door.sequence))
+    told = "port %d of 127.0.0.1 was open before the knock" % door.port
+    assert told in ansible(*run, "-vvv").stdout
+    done = ansible(*run)
+    assert told not in done.stdout + done.stderr
+
+
 def test_the_lookup_sends_nothing_in_check_mode_or_without_a_sequence(ansible: Ansible, door: Door) -> None:
     text = "msg={{ lookup('sesame.knock.knock', port=%d) }}" % door.port
     run = ("ansible", "localhost", "-m", DEBUG, "-a", text)
@@ -259,6 +309,21 @@ def test_in_check_mode_the_module_sends_nothing_and_says_what_it_would(
     assert (result["changed"], result["knocks"]) == (True, 0)
     assert result["msg"] == "Would knock at 127.0.0.1 (3 knocks) and wait until port %d is open." % door.port
     assert door.arrived == []
+
+
+@pytest.mark.parametrize("keywords", [{}, {"delegate_to": "localhost"}])
+@pytest.mark.parametrize("was_open", [False, True])
+def test_the_module_warns_of_a_port_that_no_knock_has_opened(
+    ansible: Ansible, door: Door, tmp_path: Path, keywords: dict[str, str], was_open: bool
+) -> None:
+    if was_open:
+        door.open()
+    done = ansible("ansible-playbook", *knock_task(tmp_path, door, {}, **keywords))
+    assert result_of(done)["was_open"] is was_open
+    warned = "port %d of 127.0.0.1 was open before the knock: its firewall is not on" % door.port
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert ("[WARNING]: " + warned in shown) is was_open
+    assert door.settle() == 0
 
 
 def test_the_module_waits_for_closing_without_a_knock(ansible: Ansible, door: Door, tmp_path: Path) -> None:
