@@ -4,7 +4,7 @@
 """Knocks at a door and connects through it: one address for everything, in order, and as soon as the port is open.
 
 The module, the lookups and the commands of the client all knock through this one file (the client's copy is a link to
-it). It imports little, because every `ssh` waits for it.
+it). It imports little, because every `ssh` waits for it: not even typing, which takes 5 ms.
 
 **Nobody is accepted but the winner.** sshd counts each connection that it accepts and that does not log in
 (PerSourcePenalties), so connects that only look, and those that lose a race, must never be accepted. Where the kernel
@@ -29,9 +29,13 @@ import select
 import socket
 import struct
 import time
-from typing import Callable, NamedTuple, Optional, Sequence
+from collections import namedtuple
 
 from ._sequence import Knock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Sequence
 
 DELAY = 0.002
 """Between two knocks, and between the last knock and the first connect: longer than most networks swap packets."""
@@ -91,16 +95,17 @@ class StillOpen(KnockError):
     status = 6
 
 
-class Target(NamedTuple):
+class Target(namedtuple("Target", ("host", "family", "address", "scope", "source"), defaults=(0, None))):
     """One address of a host, for all knocks and the connect."""
 
+    __slots__ = ()
     host: str
     """As the person wrote it."""
     family: int
     address: str
-    scope: int = 0
+    scope: int
     """The interface of a link-local IPv6 address."""
-    source: Optional[str] = None
+    source: Optional[str]
     """The local address to send from; None leaves it to the kernel."""
 
     def at(self, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -111,9 +116,10 @@ class Target(NamedTuple):
         return self.host if self.host == self.address else "%s (%s)" % (self.host, self.address)
 
 
-class Opened(NamedTuple):
+class Opened(namedtuple("Opened", ("was_open", "knocks"))):
     """How a port came to be open."""
 
+    __slots__ = ()
     was_open: bool
     """Before the first knock, so that it was not the knock's doing. `OPEN_BEFORE` has the words for it."""
     knocks: int
