@@ -16,7 +16,7 @@ import signal
 import subprocess
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import Iterable, NamedTuple, TypeVar
 
 from tests.netns.lab import CLIENT, CLIENT6, SERVER, SERVER6, Lab, Namespace, run
 
@@ -31,8 +31,8 @@ HOSTS = {4: SERVER, 6: SERVER6}
 
 
 def compile_tools(directory: Path) -> None:
-    """Make flood and probe there, from their sources beside this file."""
-    for tool in ("flood", "probe"):
+    """Make flood, probe and wire there, from their sources beside this file."""
+    for tool in ("flood", "probe", "wire"):
         source = Path(__file__).with_name(tool + ".c")
         run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(directory / tool), str(source))
 
@@ -70,6 +70,9 @@ class Flood:
         return self.wait()
 
 
+AnyPlace = TypeVar("AnyPlace", bound="Place")
+
+
 class Place(Lab):
     """The namespaces, with routes to a world of clients, and something that listens on port 22."""
 
@@ -77,7 +80,7 @@ class Place(Lab):
         super().__init__(directory)
         self._tools = tools
 
-    def __enter__(self) -> Place:
+    def __enter__(self: AnyPlace) -> AnyPlace:
         try:
             self.build()
             self._connect_world()
@@ -130,7 +133,7 @@ class Place(Lab):
         patience: float = 1000,
     ) -> list[float | None]:
         """Let clients knock; microseconds until the port was open for each, None where it stayed shut."""
-        where = [HOSTS[family], "22", _plus(CLIENTS[family], first)]
+        where = [HOSTS[family], "22", plus(CLIENTS[family], first)]
         words = [clients, stride, gap, spacing, patience]
         output = run(*self._in_world("probe", *where, *map(str, words), *knocks))
         return [None if float(line) < 0 else float(line) for line in output.split()]
@@ -144,5 +147,5 @@ def _mac(namespace: Namespace) -> str:
     return str(json.loads(run("ip", "-n", namespace.name, "-j", "link", "show", "eth0"))[0]["address"])
 
 
-def _plus(address: str, number: int) -> str:
+def plus(address: str, number: int) -> str:
     return str(ip_address(address) + number)
