@@ -20,7 +20,7 @@ from sesame_knock import _knocker
 from sesame_knock._sequence import parse_sequence
 from tests.netns.lab import SERVER
 
-from . import place as places
+from .. import place as places
 from .fleet import Fleet
 from .place import HIDDEN, OPEN, SEQUENCE, LoginPlace
 from .results import ARTICLE, OURS, PLAIN, WAYS, Line, Results, Timed

@@ -12,17 +12,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.netns.lab import FIREWALL, KNOCKS, SERVER, SSH, Daemon, Namespace, eventually, run
 
-from ..place import CLIENTS, Place, plus
+from ..place import CLIENTS, Line, Place, plus
 from .results import ARTICLE, OURS, PLAIN
 
 ROOT = Path(__file__).parents[2]
@@ -44,38 +42,6 @@ PidFile none
 MaxStartups 1000
 Subsystem sftp internal-sftp
 """
-
-
-class Line(NamedTuple):
-    """A bad line."""
-
-    delay: float
-    """Milliseconds that a round trip takes longer: half of them each way."""
-    loss: float
-    """Percent of the frames, in each direction."""
-    seed: int = 1
-    """The same seed loses the same frames."""
-
-
-class Wire:
-    """bench/wire.c, running in a namespace between two others."""
-
-    def __init__(self, tools: Path, namespace: Namespace, line: Line) -> None:
-        words = (str(tools / "wire"), "west", "east", str(line.delay / 2), str(line.loss), str(line.seed))
-        self._process = subprocess.Popen(namespace.command(*words), stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout and self._process.stdout.readline() == "READY\n"
-
-    def stop(self) -> tuple[int, int]:
-        """End it; frames that have passed, and frames that it has lost."""
-        self._process.terminate()
-        done = json.loads(self._process.communicate()[0])
-        return done["passed"], done["lost"]
-
-    def remove(self) -> None:
-        """End it if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
 
 
 def make_keys(directory: Path) -> None:
@@ -139,21 +105,8 @@ class LoginPlace(Place):
     """Client, server, and what is between them."""
 
     def __init__(self, directory: Path, tools: Path, line: Line | None = None) -> None:
-        super().__init__(directory, tools)
-        self._line = line
+        super().__init__(directory, tools, line)
         self.keys = directory / "keys"
-        self.wire: Wire | None = None
-
-    def lay(self, name: str) -> None:
-        """A cable, or a line: two cables with the wire between them."""
-        if not self._line:
-            return super().lay(name)
-        middle = self._keep(Namespace("knock-b-" + secrets.token_hex(4)))
-        for place, there, here in ((self.client, "eth0", "west"), (self.server, name, "east")):
-            place.ip("link", "add", there, "type", "veth", "peer", "name", here, "netns", middle.name)
-            place.ip("link", "set", there, "gso_max_segs", "1")  # frames as long as those of a real line
-            middle.ip("link", "set", here, "addrgenmode", "none", "up")
-        self.wire = self._keep(Wire(self._tools, middle, self._line))
 
     def sshd(self, port: int = HIDDEN) -> None:
         """The real one, with all that closes its port."""
