@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the client beside plain ssh and the article's way: `python -m bench.client RESULTS.json`, as root.
 
-The exit status is 1 if an aim is missed.
+The exit status is 1 if an aim is missed. A full run also renews its part of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ..place import CORES, compile_tools
 from .measures import FULL, QUICK, Bench
 from .report import facts, missed, table
 from .results import Results
+
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 def machine(quick: bool) -> dict[str, str]:
@@ -46,6 +48,16 @@ def _said(*command: str) -> str:
     return (done.stdout + done.stderr).strip().splitlines()[0]
 
 
+def document(results: Results) -> None:
+    """Put facts and table where docs/benchmarks.md has its marks."""
+    text = DOCS.read_text()
+    before, begin, rest = text.partition("<!-- what `make bench-client` has measured -->\n")
+    end = rest[rest.index("<!-- until here -->") :]
+    told = "\n".join("- " + fact.strip() for fact in facts(results))
+    picture = "![The client beside plain ssh and the article's way](bench-client.svg)"
+    DOCS.write_text("%s%s\n%s\n\n%s\n\n%s\n\n%s" % (before, begin, told, table(results), picture, end))
+
+
 def main(path: Path) -> int:
     """Run all, write the results, print the table."""
     clean_up_when_ended()
@@ -60,6 +72,8 @@ def main(path: Path) -> int:
         Bench(Path(tools), effort, results, say=lambda text: print(text, flush=True)).run()
     results.save(path)
     print("", *facts(results), "", table(results), "", sep="\n")
+    if effort == FULL:
+        document(results)
     misses = missed(results)
     for measure in misses:
         print("MISSED: %s" % measure)
