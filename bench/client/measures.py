@@ -47,6 +47,8 @@ class Effort(NamedTuple):
 
 FULL = Effort(logins=15, reaches=50, copies=5, size=10**9, line_logins=500, at_once=25, hosts=50, plays=3, forks=50)
 QUICK = Effort(logins=2, reaches=5, copies=1, size=10**7, line_logins=20, at_once=10, hosts=2, plays=1, forks=2)
+FEW = 5
+"""Hosts of a play that is not timed."""
 LINES = ((20.0, 2.0), (150.0, 2.0))
 """Milliseconds that a round trip takes longer, and percent of the frames that are lost in each direction."""
 
@@ -183,11 +185,11 @@ class Bench:
         effort = self._effort
         with Fleet(effort.hosts) as fleet:
             for closed in (False, True):
-                fleet.play(closed, effort.forks)  # everything is compiled
+                fleet.play(closed, effort.forks, hosts=FEW)  # everything is compiled
             for _turn in range(effort.plays):
                 for closed in (False, True):
                     self._results.plays.append(fleet.play(closed, effort.forks))
-            self._results.plays.append(fleet.play(True, effort.forks, counted=True))
+            self._results.plays.append(fleet.play(True, effort.forks, hosts=FEW, counted=True))
 
 
 def log_in_many(place: LoginPlace, count: int, at_once: int) -> tuple[list[float], list[str]]:

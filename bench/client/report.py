@@ -92,9 +92,10 @@ def _line(line: Line) -> Figure:
 def _plays(results: Results) -> Iterator[Figure]:
     plain, ours = (play_seconds(results.plays, way) for way in (PLAIN, OURS))
     found = statistics.median(b / a for a, b in zip(plain, ours))
+    timed = next(play for play in results.plays if not play.executions)
     one = next(play for play in results.plays if play.executions)
     yield Figure(
-        "a play of %d tasks on %d hosts (n = %d)" % (one.tasks, one.hosts, len(ours)),
+        "a play of %d tasks on %d hosts (n = %d)" % (timed.tasks, timed.hosts, len(ours)),
         {PLAIN: "%.1f s" % statistics.median(plain), OURS: "%.1f s" % statistics.median(ours)},
         "%.3f x plain" % found,
         "at most 1.05 x",
@@ -102,17 +103,14 @@ def _plays(results: Results) -> Iterator[Figure]:
     )
     through = [play for play in results.plays if play.way == OURS]
     knocks, connections = sum(play.knocks for play in through), sum(play.connections for play in through)
+    hosts = sum(play.hosts for play in through)
     yield Figure(
         "knocks for each host in such a play; connections that its sshd has seen",
-        {OURS: "%g; %g" % (_each(knocks, through[0].hosts, len(through)), _each(connections, one.hosts, len(through)))},
-        "ssh is run %g times" % _each(one.executions, one.hosts, 1),
+        {OURS: "%.2f; %.2f" % (knocks / hosts, connections / hosts)},
+        "ssh is run %.1f times" % (one.executions / one.hosts),
         "one for each connection",
         knocks == connections,
     )
-
-
-def _each(count: int, hosts: int, plays: int) -> float:
-    return round(count / hosts / plays, 2)
 
 
 def table(results: Results) -> str:

@@ -21,8 +21,6 @@ class Door:
     def __init__(self, *, length: int = 3, deaf_rounds: int = 0, opens_after: float = 0.0) -> None:
         self.arrived: list[int] = []
         """Ports of the knocks, in the order of their coming."""
-        self.times: list[float] = []
-        """When they came."""
         self.accepted = 0
         self.serve: Callable[[socket.socket], None] = lambda connection: connection.sendall(BANNER)
         self._deaf_rounds = deaf_rounds
@@ -74,7 +72,6 @@ class Door:
                         self.serve(connection)
                     continue
                 ready.recv(16)
-                self.times.append(time.monotonic())
                 self.arrived.append(ready.getsockname()[1])
                 if self.arrived[-len(self.ports) :] == self.ports:
                     rounds += 1

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.lookup import ssh_args
+
 from .door import Door
 
 Ansible = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -108,6 +110,21 @@ def test_the_command_that_ssh_args_name_knocks(ansible: Ansible, door: Door) -> 
     process.kill()
     process.communicate()
     assert door.arrived == door.ports
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_root_has_installed_the_collection_the_client_is_compiled_elsewhere_once(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(Path(ssh_args.FILES), files, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(ssh_args, "FILES", str(files))
+    monkeypatch.setattr(ssh_args, "KNOCK_PROXY", str(files / "knock-proxy"))
+    monkeypatch.setattr(os, "access", lambda path, _mode: writable)  # root can write everywhere
+    words, _profile = profile_of(ssh_args.arguments(str(tmp_path / "none.json")))
+    assert subprocess.run(words[:-2], check=False, stderr=subprocess.DEVNULL).returncode == 2
+    assert len([*files.rglob("proxy.*.pyc")]) == writable
+    assert len([*runtime.rglob("proxy.*.pyc")]) == (not writable)
 
 
 def test_delegation_takes_the_sequence_of_the_host_that_is_connected_to(ansible: Ansible, tmp_path: Path) -> None:
