@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import tempfile
@@ -128,13 +129,12 @@ class Bench:
         (command,) = (word for word in options if word.startswith("ProxyCommand="))
         command = command.partition("=")[2].replace("%h", SERVER).replace("%p", str(HIDDEN))
         begin = time.monotonic()
-        process = subprocess.Popen(
-            place.client.command("sh", "-c", command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        words = place.client.command("sh", "-c", command)
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdout
         first = process.stdout.read(1)
         seconds = time.monotonic() - begin
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # nc as well, which would wait for sshd's patience to end
         process.communicate()
         if first != b"S":
             raise RuntimeError("%s: no connection" % ARTICLE)
