@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns firewall sanity collection molecule faults
 
-.PHONY: help site test environment $(JOBS) conformance fault-mutants fuzz test-kernel bench-daemon pins clean
+.PHONY: help site test environment $(JOBS) conformance fault-mutants fuzz test-kernel bench-daemon bench-client pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -43,6 +43,9 @@ test-kernel: environment ## the daemon on the kernels of Debian 12 and 13, boote
 
 bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables recipe: minutes, needs root
 	@tools/bench-daemon
+
+bench-client: environment ## the client beside plain ssh and the article's ProxyCommand: minutes, needs root
+	@tools/bench-client
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

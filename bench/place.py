@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where it happens: two network namespaces with a cable between them, the world in one, a host in the other.
+"""Where it happens: two network namespaces, the world in one, a host in the other, a cable or a bad line between them.
 
 Where the machine has two cores, the world (generator, clients) has the first and what is measured the second. On a
 veth pair the kernel receives on the core that sends: the first core pays for the wire, the second for the daemon.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import Iterable, NamedTuple, TypeVar
 
 from tests.netns.lab import CLIENT, CLIENT6, SERVER, SERVER6, Lab, Namespace, run
 
@@ -31,8 +32,8 @@ HOSTS = {4: SERVER, 6: SERVER6}
 
 
 def compile_tools(directory: Path) -> None:
-    """Make flood and probe there, from their sources beside this file."""
-    for tool in ("flood", "probe"):
+    """Make flood, probe and wire there, from their sources beside this file."""
+    for tool in ("flood", "probe", "wire"):
         source = Path(__file__).with_name(tool + ".c")
         run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(directory / tool), str(source))
 
@@ -70,14 +71,50 @@ class Flood:
         return self.wait()
 
 
+class Line(NamedTuple):
+    """A bad line."""
+
+    delay: float
+    """Milliseconds that a round trip takes longer: half of them each way."""
+    loss: float
+    """Percent of the frames, in each direction."""
+    seed: int = 1
+    """The same seed loses the same frames."""
+
+
+class Wire:
+    """wire.c, running in a namespace between two others."""
+
+    def __init__(self, tools: Path, namespace: Namespace, line: Line) -> None:
+        words = (str(tools / "wire"), "west", "east", str(line.delay / 2), str(line.loss), str(line.seed))
+        self._process = subprocess.Popen(namespace.command(*words), stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout and self._process.stdout.readline() == "READY\n"
+
+    def stop(self) -> tuple[int, int]:
+        """End it; frames that have passed, and frames that it has lost."""
+        self._process.terminate()
+        done = json.loads(self._process.communicate()[0])
+        return done["passed"], done["lost"]
+
+    def remove(self) -> None:
+        """End it if it still runs."""
+        if self._process.poll() is None:
+            self.stop()
+
+
+AnyPlace = TypeVar("AnyPlace", bound="Place")
+
+
 class Place(Lab):
     """The namespaces, with routes to a world of clients, and something that listens on port 22."""
 
-    def __init__(self, directory: Path, tools: Path) -> None:
+    def __init__(self, directory: Path, tools: Path, line: Line | None = None) -> None:
         super().__init__(directory)
         self._tools = tools
+        self._line = line
+        self.wire: Wire | None = None
 
-    def __enter__(self) -> Place:
+    def __enter__(self: AnyPlace) -> AnyPlace:
         try:
             self.build()
             self._connect_world()
@@ -92,6 +129,17 @@ class Place(Lab):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         self.remove()
+
+    def lay(self, name: str) -> None:
+        """A cable, or a line: two cables with the wire between them."""
+        if not self._line:
+            return super().lay(name)
+        middle = self._keep(Namespace("knock-b-" + secrets.token_hex(4)))
+        for place, there, here in ((self.client, "eth0", "west"), (self.server, name, "east")):
+            place.ip("link", "add", there, "type", "veth", "peer", "name", here, "netns", middle.name)
+            place.ip("link", "set", there, "gso_max_segs", "1")  # frames as long as those of a real line
+            middle.ip("link", "set", here, "addrgenmode", "none", "up")
+        self.wire = self._keep(Wire(self._tools, middle, self._line))
 
     def _connect_world(self) -> None:
         """All addresses of the clients belong to the client's namespace, and nobody has to ask for a neighbour."""
@@ -130,7 +178,7 @@ class Place(Lab):
         patience: float = 1000,
     ) -> list[float | None]:
         """Let clients knock; microseconds until the port was open for each, None where it stayed shut."""
-        where = [HOSTS[family], "22", _plus(CLIENTS[family], first)]
+        where = [HOSTS[family], "22", plus(CLIENTS[family], first)]
         words = [clients, stride, gap, spacing, patience]
         output = run(*self._in_world("probe", *where, *map(str, words), *knocks))
         return [None if float(line) < 0 else float(line) for line in output.split()]
@@ -144,5 +192,5 @@ def _mac(namespace: Namespace) -> str:
     return str(json.loads(run("ip", "-n", namespace.name, "-j", "link", "show", "eth0"))[0]["address"])
 
 
-def _plus(address: str, number: int) -> str:
+def plus(address: str, number: int) -> str:
     return str(ip_address(address) + number)

@@ -17,6 +17,7 @@ description:
   - Knocks from the controller, waits until the port is open, and returns the address as it was given. Ansible evaluates
     a lookup often; further evaluations, in all forks, do not knock again while the door is open.
   - Sends nothing in check mode, and for a host without a sequence.
+  - Says with C(-vvv) that a port was open before the knock, which may mean that its firewall is not on.
 options:
   _terms:
     description:
@@ -43,14 +44,24 @@ options:
     description: Whether to wait until the port is open. V(false) sends the knocks once.
     type: bool
     default: true
+  confirm:
+    description:
+      - Whether to look if the port is open before a knock that is remembered is trusted, and to knock again if it is
+        closed. So a host that was restarted, or a door that was closed meanwhile, is noticed.
+      - Where the controller runs Linux, a look is no connection that the host would accept or count. Elsewhere it is
+        one.
+      - Each evaluation waits for the answer then, for 1.5 seconds if the port drops packets.
+    type: bool
+    default: false
   timeout:
     description: Seconds after which waiting fails.
     type: float
     default: 10
   delay:
-    description: Milliseconds between two knocks. It doubles, up to 200, after each knock that did not open the port.
+    description:
+      - Milliseconds between two knocks. They grow fourfold, up to 200, after each knock that did not open the port.
     type: float
-    default: 5
+    default: 2
   family:
     description: The address family to knock through.
     type: str
@@ -89,12 +100,22 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible.utils.display import Display
 
-from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError, knock, resolve, wait_open
+from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
+    OPEN_BEFORE,
+    KnockError,
+    is_open,
+    knock,
+    resolve,
+    wait_open,
+)
 from ansible_collections.sesame.knock.plugins.module_utils._memo import once_in
 from ansible_collections.sesame.knock.plugins.module_utils._profile import ProfileError
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import Knock, SequenceError, parse_sequence
 from ansible_collections.sesame.knock.plugins.module_utils._variables import read_sequences
+
+display = Display()
 
 # The rest of the open time is for the caller, who connects after us.
 SHARE_OF_OPEN_TIME = 0.8
@@ -128,12 +149,16 @@ class LookupModule(LookupBase):
             target = resolve(host, self.get_option("family"))
             delay = self.get_option("delay") / 1000
             if self.get_option("wait"):
-                wait_open(target, port, sequences, delay, self.get_option("timeout"))
+                if wait_open(target, port, sequences, delay, self.get_option("timeout")).was_open:
+                    display.vvv("lookup sesame.knock.knock: " + OPEN_BEFORE % (port, target))
             else:
                 for sequence in sequences:
                     knock(target, sequence, delay)
 
-        once_in(open_timeout * SHARE_OF_OPEN_TIME, "%s %d %s" % (host, port, sequences), act)
+        def is_still_open() -> bool:
+            return not self.get_option("confirm") or is_open(resolve(host, self.get_option("family")), port)
+
+        once_in(open_timeout * SHARE_OF_OPEN_TIME, "%s %d %s" % (host, port, sequences), act, is_still_open)
 
     def _sequences(self, variables: Mapping[str, Any]) -> list[tuple[Knock, ...]]:
         given = self.get_option("sequence")

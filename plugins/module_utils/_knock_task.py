@@ -8,7 +8,18 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Mapping
 
-from ._knocker import CLOSED_TIMEOUT, FAMILIES, TIMEOUT, StillOpen, Target, resolve, wait_closed, wait_open
+from ._knocker import (
+    CLOSED_TIMEOUT,
+    DELAY,
+    FAMILIES,
+    OPEN_BEFORE,
+    TIMEOUT,
+    StillOpen,
+    Target,
+    resolve,
+    wait_closed,
+    wait_open,
+)
 from ._knocker import knock as send
 from ._sequence import Knock, SequenceError, parse_sequence
 
@@ -20,7 +31,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "close_sequence": {"type": "raw", "no_log": True},
     "wait": {"type": "bool", "default": True},
     "timeout": {"type": "float"},
-    "delay": {"type": "float", "default": 5.0},
+    "delay": {"type": "float", "default": DELAY * 1000},
     "family": {"type": "str", "choices": list(FAMILIES), "default": "any"},
 }
 DEFAULTS = {
@@ -78,7 +89,9 @@ def perform(arguments: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     begin = time.monotonic()
     target = resolve(host, arguments["family"])
     if opening and arguments["wait"]:
-        wait_open(target, port, [knocks], delay, timeout, sent.append)
+        result["was_open"] = wait_open(target, port, [knocks], delay, timeout, sent.append).was_open
+        if result["was_open"]:
+            result["warnings"] = [OPEN_BEFORE % (port, target)]
     elif opening:
         send(target, knocks, delay, sent.append)
     else:

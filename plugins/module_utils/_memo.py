@@ -14,10 +14,13 @@ from typing import Callable
 from ._profile import runtime_directory
 
 
-def once_in(seconds: float, key: str, action: Callable[[], None]) -> bool:
+def once_in(
+    seconds: float, key: str, action: Callable[[], None], still_holds: Callable[[], bool] = lambda: True
+) -> bool:
     """Run the action unless it has succeeded for this key within so many seconds; say whether it ran.
 
-    Others that ask for the same key wait for the one that runs it. The key may be secret: only its hash is kept.
+    `still_holds` is asked before such a success is believed. Others that ask for the same key wait for the one that
+    runs it. The key may be secret: only its hash is kept.
     """
     path = os.path.join(runtime_directory(), hashlib.sha256(key.encode()).hexdigest() + ".stamp")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -25,7 +28,7 @@ def once_in(seconds: float, key: str, action: Callable[[], None]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX)  # goes with the descriptor, also when this process is killed
         found = os.fstat(file.fileno())
         # An empty file has never succeeded; a stamp from the future is a clock that was set back.
-        if found.st_size and 0 <= time.time() - found.st_mtime < seconds:
+        if found.st_size and 0 <= time.time() - found.st_mtime < seconds and still_holds():
             return False
         action()
         file.write(b"done\n")

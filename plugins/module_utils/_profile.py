@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Profiles: what the client must know of one door, in a private file, so that no sequence is ever an argument.
 
-A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 5, "timeout": 10, "family": "any", "bind": ""}`.
+A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 2, "timeout": 10, "family": "any", "bind": ""}`.
 Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes.
 """
 
@@ -12,10 +12,15 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any, Mapping, NamedTuple, Optional
+from collections import namedtuple
+from collections.abc import Mapping
 
 from ._knocker import DELAY, FAMILIES, TIMEOUT
 from ._sequence import Knock, SequenceError, parse_sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it takes longer than knocking
+    from typing import Any, Optional
 
 KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind")
 
@@ -24,15 +29,18 @@ class ProfileError(ValueError):
     """A profile that cannot be used; the message is one sentence that names the file and the cure."""
 
 
-class Profile(NamedTuple):
+class Profile(
+    namedtuple("Profile", ("sequences", "delay", "timeout", "family", "bind"), defaults=(DELAY, TIMEOUT, "any", None))
+):
     """How to knock at one door."""
 
+    __slots__ = ()
     sequences: tuple[tuple[Knock, ...], ...]
     """The current one first."""
-    delay: float = DELAY
-    timeout: float = TIMEOUT
-    family: str = "any"
-    bind: Optional[str] = None
+    delay: float
+    timeout: float
+    family: str
+    bind: Optional[str]
 
 
 def parse_profile(values: Any) -> Profile:

@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it takes longer than knocking
+    from typing import Any
 
 MAX_KNOCKS = 32
 PORTS = 65535
@@ -41,9 +45,10 @@ class SequenceError(ValueError):
     """A sequence that cannot be read; the message is one sentence that names the bad item."""
 
 
-class Knock(NamedTuple):
+class Knock(namedtuple("Knock", ("port", "protocol"))):
     """One packet to one port."""
 
+    __slots__ = ()
     port: int
     protocol: str
 

@@ -20,6 +20,8 @@ description:
   - With C(delegate_to) the knock leaves from that machine, a bastion for example. The arguments and variables are still
     those of the host that the task is for.
   - The whole knock is repeated, slower and slower, while the port stays closed.
+  - A port that was open before the knock is a warning. Its firewall may not be on. It is also open to a machine that
+    gets in without a knock, and while an earlier knock counts.
   - Where the knocking machine runs Linux, waiting makes no connection that the server would accept and count against
     this address (PerSourcePenalties, fail2ban). Elsewhere it makes one when opening.
 options:
@@ -62,9 +64,9 @@ options:
     type: float
   delay:
     description:
-      - Milliseconds between two knocks. It doubles, up to 200, after each knock that did not open the port.
+      - Milliseconds between two knocks. They grow fourfold, up to 200, after each knock that did not open the port.
     type: float
-    default: 5
+    default: 2
   family:
     description:
       - The address family to knock through.
@@ -128,6 +130,13 @@ knocks:
   returned: success
   type: int
   sample: 3
+was_open:
+  description:
+    - Whether the port was open before the knock, so that the knock did not open it.
+    - Seen by a connect that leaves just before the first knock and is not completed, so it costs no time.
+  returned: success, with O(state=open) and O(wait=true), outside check mode
+  type: bool
+  sample: false
 elapsed:
   description: Seconds from the first knock until the port was as wanted.
   returned: success
@@ -153,6 +162,8 @@ def main() -> None:
         result = perform(module.params, module.check_mode)
     except (BadTask, KnockError) as error:
         module.fail_json(msg=str(error))
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -286,7 +286,7 @@ class Lab:
 
     def plug(self, name: str, addresses: bool = True) -> None:
         """A new interface of the server, with the client at its other end."""
-        self.server.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", self.client.name)
+        self.lay(name)
         self.client.ip("link", "set", "eth0", "up")
         if not addresses:
             self.server.ip("link", "set", name, "addrgenmode", "none")  # not even a link-local one
@@ -298,6 +298,10 @@ class Lab:
         self.client.ip("address", "add", STRANGER6 + "/64", "dev", "eth0", "nodad", "preferred_lft", "0")
         if addresses:
             self.address(name)
+
+    def lay(self, name: str) -> None:
+        """The cable itself, with ends that are not up yet."""
+        self.server.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", self.client.name)
 
     def address(self, name: str) -> None:
         self.server.ip("address", "add", SERVER + "/24", "dev", name)

@@ -89,4 +89,9 @@ class Door:
 def _bound(kind: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, kind)
     sock.bind(("127.0.0.1", 0))
+    if kind == socket.SOCK_STREAM:  # a listener that is shut down keeps only a port that it has asked for
+        name = sock.getsockname()
+        sock.close()
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.bind(name)
     return sock

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.lookup import ssh_args
+
 from .door import Door
 
 Ansible = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -110,6 +112,21 @@ def test_the_command_that_ssh_args_name_knocks(ansible: Ansible, door: Door) -> 
     assert door.arrived == door.ports
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_root_has_installed_the_collection_the_client_is_compiled_elsewhere_once(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(Path(ssh_args.FILES), files, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(ssh_args, "FILES", str(files))
+    monkeypatch.setattr(ssh_args, "KNOCK_PROXY", str(files / "knock-proxy"))
+    monkeypatch.setattr(os, "access", lambda path, _mode: writable)  # root can write everywhere
+    words, _profile = profile_of(ssh_args.arguments(str(tmp_path / "none.json")))
+    assert subprocess.run(words[:-2], check=False, stderr=subprocess.DEVNULL).returncode == 2
+    assert len([*files.rglob("proxy.*.pyc")]) == writable
+    assert len([*runtime.rglob("proxy.*.pyc")]) == (not writable)
+
+
 def test_delegation_takes_the_sequence_of_the_host_that_is_connected_to(ansible: Ansible, tmp_path: Path) -> None:
     ping = [
         {"ansible.builtin.ping": None, "delegate_to": name, "ignore_unreachable": True} for name in ("bastion", "plain")
@@ -168,6 +185,56 @@ def test_the_lookup_knocks_again_when_the_door_may_be_closed(ansible: Ansible, d
     for _run in range(2):
         message(ansible("ansible", "localhost", "-m", DEBUG, "-a", text, *extra(knock_sequence=door.sequence)))
     assert door.arrived == door.ports * 2
+
+
+def test_a_remembered_knock_is_confirmed_on_request(ansible: Ansible, door: Door) -> None:
+    def look_up(options: str = "") -> None:
+        text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=100%s) }}"
+        run = ("ansible", "localhost", "-m", DEBUG, "-a", text % (door.port, options))
+        message(ansible(*run, *extra(knock_sequence=door.sequence)))
+
+    look_up()
+    look_up(", confirm=true")
+    assert door.arrived == door.ports
+    door.close()
+    look_up()
+    assert door.arrived == door.ports
+    look_up(", confirm=true")
+    assert door.arrived == door.ports * 2
+    assert door.settle() == 0
+
+
+def test_hostvars_of_all_hosts_are_no_knock_storm(
+    ansible: Ansible, make_door: Callable[..., Door], tmp_path: Path
+) -> None:
+    doors = [make_door() for _host in range(3)]
+    text = "{{ groups.all | map('extract', hostvars, 'ansible_host') | join(' ') }}"
+    tasks = [{DEBUG: {"msg": text}, "loop": [1, 2, 3]}] * 3
+    hosts = {
+        "web%d" % number: {
+            "knock_host": "127.0.0.1",
+            "knock_sequence": "%d:udp" % door.ports[0],
+            "ansible_host": "{{ lookup('sesame.knock.knock', open_timeout=100, wait=false) }}",
+        }
+        for number, door in enumerate(doors)
+    }
+    arguments = play(tmp_path, {"hosts": "all", "connection": "local", "tasks": tasks}, hosts=hosts)
+    assert ansible("ansible-playbook", "--check", *arguments).returncode == 0
+    assert [door.arrived for door in doors] == [[], [], []]
+    done = ansible("ansible-playbook", *arguments)
+    assert done.returncode == 0, done.stdout
+    assert "127.0.0.1 127.0.0.1 127.0.0.1" in done.stdout
+    assert [door.arrived for door in doors] == [door.ports[:1] for door in doors]
+
+
+def test_the_lookup_tells_of_an_open_port_who_asks_for_details(ansible: Ansible, door: Door) -> None:
+    door.open()
+    text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d, open_timeout=0) }}" % door.port
+    run = ("ansible", "localhost", "-m", DEBUG, "-a", text, *extra(knock_sequence=door.sequence))
+    told = "port %d of 127.0.0.1 was open before the knock" % door.port
+    assert told in ansible(*run, "-vvv").stdout
+    done = ansible(*run)
+    assert told not in done.stdout + done.stderr
 
 
 def test_the_lookup_sends_nothing_in_check_mode_or_without_a_sequence(ansible: Ansible, door: Door) -> None:
@@ -259,6 +326,21 @@ def test_in_check_mode_the_module_sends_nothing_and_says_what_it_would(
     assert (result["changed"], result["knocks"]) == (True, 0)
     assert result["msg"] == "Would knock at 127.0.0.1 (3 knocks) and wait until port %d is open." % door.port
     assert door.arrived == []
+
+
+@pytest.mark.parametrize("keywords", [{}, {"delegate_to": "localhost"}])
+@pytest.mark.parametrize("was_open", [False, True])
+def test_the_module_warns_of_a_port_that_no_knock_has_opened(
+    ansible: Ansible, door: Door, tmp_path: Path, keywords: dict[str, str], was_open: bool
+) -> None:
+    if was_open:
+        door.open()
+    done = ansible("ansible-playbook", *knock_task(tmp_path, door, {}, **keywords))
+    assert result_of(done)["was_open"] is was_open
+    warned = "port %d of 127.0.0.1 was open before the knock: its firewall is not on" % door.port
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert ("[WARNING]: " + warned in shown) is was_open
+    assert door.settle() == 0
 
 
 def test_the_module_waits_for_closing_without_a_knock(ansible: Ansible, door: Door, tmp_path: Path) -> None:

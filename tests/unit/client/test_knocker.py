@@ -21,10 +21,20 @@ from .door import Door
 on_linux = pytest.mark.skipif(not knocker.LOOKS_ARE_FREE, reason="a look is a whole connection here")
 
 
-def test_all_knocks_and_the_connect_go_to_one_address() -> None:
-    target = knocker.resolve("localhost")
-    assert target.address in ("127.0.0.1", "::1")
-    assert target.at(22)[:2] == (target.address, 22)
+def test_all_knocks_and_the_connect_go_to_one_address(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def answer(name: bytes, *_more: object) -> list[object]:
+        """Another address each time, as a name with several gives them in turn."""
+        names.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.%d" % len(names), 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    target = knocker.resolve("door.example.org")
+    with knocker.connect(target, door.port, [parse_sequence(door.sequence)]) as connection:
+        assert connection.getpeername() == ("127.0.0.1", door.port)
+    assert door.arrived == door.ports
+    assert names == [b"door.example.org"]
 
 
 def test_the_family_can_be_chosen() -> None:
@@ -67,6 +77,31 @@ def test_a_knock_that_was_lost_is_repeated(make_door: Callable[..., Door]) -> No
     assert door.arrived == door.ports * 2
 
 
+def times_of_knocks(door: Door, delay: float = knocker.DELAY) -> list[float]:
+    """When they left: when they come depends on what else the machine does."""
+    times: list[float] = []
+    sequences = [parse_sequence(door.sequence)]
+    target = knocker.resolve("127.0.0.1")
+    knocker.wait_open(target, door.port, sequences, delay, tell=lambda _knock: times.append(time.monotonic()))
+    return times
+
+
+def test_each_repetition_is_slower(make_door: Callable[..., Door]) -> None:
+    times = times_of_knocks(make_door(deaf_rounds=2), delay=0.01)
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    assert all(gap >= 0.01 for gap in gaps[0:2])
+    assert all(gap >= 0.04 for gap in gaps[3:5])
+    assert all(gap >= 0.16 for gap in gaps[6:8])
+
+
+def test_clients_that_fail_together_knock_at_different_times_then(
+    make_door: Callable[..., Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knocker.os, "urandom", lambda size: b"\xff" * size)
+    times = times_of_knocks(make_door(deaf_rounds=1))
+    assert times[3] - times[2] >= 1.49 * knocker._WINDOWS[0]
+
+
 def test_the_previous_sequence_opens_as_well(door: Door) -> None:
     sequences = [parse_sequence("1:udp,2:udp"), parse_sequence(door.sequence)]
     knocker.connect(knocker.resolve("127.0.0.1"), door.port, sequences).close()
@@ -96,6 +131,30 @@ def test_looking_costs_the_server_no_connection(door: Door) -> None:
     assert door.settle() == 0
 
 
+@on_linux
+@pytest.mark.parametrize("delay", [knocker.DELAY, 0.3])  # after 200 ms a look would be accepted
+def test_that_a_port_was_open_without_the_knock_is_told(door: Door, delay: float) -> None:
+    told: list[knocker.Opened] = []
+    target, sequences = knocker.resolve("127.0.0.1"), [parse_sequence(door.sequence)]
+    assert knocker.wait_open(target, door.port, sequences, delay) == knocker.Opened(was_open=False, knocks=3)
+    assert knocker.wait_open(target, door.port, sequences, delay) == knocker.Opened(was_open=True, knocks=3)
+    assert door.arrived == door.ports * 2
+    assert door.settle() == 0
+    with knocker.connect(target, door.port, sequences, delay, report=told.append) as connection:
+        assert connection.recv(100).startswith(b"SSH-2.0-")
+    assert told == [knocker.Opened(was_open=True, knocks=3)]
+    assert door.settle() == 1
+
+
+def test_who_has_a_connection_waits_for_nothing(door: Door) -> None:
+    door.open()
+    begin = time.monotonic()
+    knocker.connect(knocker.resolve("127.0.0.1"), door.port, [parse_sequence(door.sequence)], delay=5).close()
+    assert time.monotonic() - begin < 5
+    assert door.settle() == 1
+    assert sorted(door.arrived) == sorted(door.ports)
+
+
 def test_a_knock_at_an_open_port_is_no_connection_either(door: Door) -> None:
     door.open()
     knocker.knock(knocker.resolve("127.0.0.1"), parse_sequence("%d:tcp" % door.port))
@@ -109,6 +168,7 @@ def test_a_closed_port_is_told_without_the_sequence(make_door: Callable[..., Doo
     message = str(failure.value)
     assert str(door.port) in message
     assert "sequence" in message
+    assert "clock" in message
     assert "NAT" in message
     assert not any(str(port) in message for port in door.ports)
 

@@ -23,10 +23,13 @@ import socket
 import stat
 import struct
 import sys
-from typing import Sequence
 
 from ._knocker import KnockError, connect, resolve
 from ._profile import ProfileError, read_profile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it takes longer than knocking
+    from typing import Sequence
 
 STDIN, STDOUT = 0, 1
 USAGE = "usage: knock-proxy PROFILE HOST PORT"
