@@ -93,9 +93,9 @@ class Listed(NamedTuple):
     text: str
 
     @property
-    def owned(self) -> bool:
-        """Whether it belongs to a running program, as our daemon's does, and would go with the nft that loads it."""
-        return re.search(r"^\tflags [^\n]*\bowner\b", self.text, re.MULTILINE) is not None
+    def unowned(self) -> str:
+        """The text without a program that owns it, with whom the table would go."""
+        return re.sub(r"^\tflags [^\n]*\bowner\b[^\n]*\n", "", self.text, count=1, flags=re.MULTILINE)
 
 
 def tables(ruleset: str) -> list[Listed]:
@@ -126,14 +126,14 @@ _WITH_DEVICES = ("netdev", "bridge")
 def of_others(ruleset: str, leave_out: Iterable[str] = ()) -> str:
     """What a rehearsal loads beside our table: the tables of others that can be loaded in another network namespace.
 
-    Those that a program owns go without it, those of netdev and bridge never see what INPUT decides over, and those
-    in `leave_out` are loaded by somebody else.
+    Those of netdev and bridge never see what INPUT decides over. The daemon's marks are what a rehearsal sets itself,
+    and the tables in `leave_out` are loaded by somebody else.
     """
-    without = {TABLE, *leave_out}
+    without = {TABLE, DAEMONS_TABLE, *leave_out}
     return "".join(
-        table.text
+        table.unowned
         for table in tables(ruleset)
-        if not table.owned and table.family not in _WITH_DEVICES and table.family + " " + table.name not in without
+        if table.family not in _WITH_DEVICES and table.family + " " + table.name not in without
     )
 
 

@@ -53,6 +53,8 @@ def test_tables_of_others_are_those_that_stay_when_we_and_the_daemon_go() -> Non
     assert [table.name for table in _nftables.tables(ruleset)] == ["knockd", "filter", "knock_firewall", "filter", "t"]
     assert _nftables.of_others(ruleset) == FILTER + MANAGED
     assert _nftables.of_others(ruleset, leave_out=["ip filter"]) == FILTER
+    firewalld = OWNED.replace("knockd", "firewalld").replace("flags owner", "flags owner,persist")
+    assert _nftables.of_others(firewalld) == firewalld.replace("\tflags owner,persist\n", "")
 
 
 def test_the_tables_of_iptables_are_known_by_the_warning_of_nft() -> None:
