@@ -132,10 +132,10 @@ ln -sf /lib/systemd/system/nftables.service /etc/systemd/system/sysinit.target.w
         self._sh("nft add rule inet marks pre meta mark set 0xffffffff")
 
     def drop_by_default(self, but: int = 22) -> None:
-        """With SSH and a port open to all: what drops in a chain of its own cannot be overruled by ours."""
+        """With SSH and some ports open to all: what drops in a chain of its own cannot be overruled by ours."""
         self._sh("nft add table inet filter")
         self._sh("nft 'add chain inet filter input { type filter hook input priority 0; policy drop; }'")
-        for match in ("tcp dport { 22, %d }" % but, "icmpv6 type 1-255"):
+        for match in ("tcp dport { 22, %d }" % but, "udp dport 60000-60010", "icmpv6 type 1-255"):
             self._sh("nft 'add rule inet filter input %s accept'" % match)
 
     def flush_ours(self) -> None:

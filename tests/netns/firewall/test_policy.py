@@ -182,7 +182,8 @@ def test_a_ban_counts_for_open_ports_and_admitted_sources_too(host: FirewallHost
 def test_where_input_drops_too_what_is_open_stays_open(host: FirewallHost) -> None:
     host.lab.sshd(443)
     host.admin.drop_by_default(but=443)
-    host.apply(**DROP)
+    answer = host.apply(**DROP)
+    assert answer.get("armed"), answer
     host.confirm()
     assert host.lab.is_open(SERVER, STRANGER, 443)
     assert host.lab.is_open(SERVER, CLIENT, 22)
