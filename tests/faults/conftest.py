@@ -12,7 +12,7 @@ import pytest
 
 from .campaign import Campaign, Row
 from .hosts import docker
-from .table import keep, write
+from .table import renew
 from .test_faults import EVERYTHING
 
 
@@ -27,8 +27,7 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     finally:
         running.end()
         if EVERYTHING and not any(row.lacks for row in running.outcomes):
-            keep(running)
-            write()
+            renew(running)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,19 +1,16 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes docs/faults.md: each fault of a whole run, what was to come of it and what came."""
+"""Writes docs/faults.md: each fault, what was to come of it and what came. A run of some faults renews their lines."""
 
 from __future__ import annotations
-
-import pickle
 
 from .campaign import Campaign, Row, rows
 from .checks import Outcome, Reached
 from .hosts import ROOT, docker
 from .kinds import KINDS
 
-OUTCOMES = ROOT / ".cache" / "faults-outcomes"
-"""What the last run of each fault came to: a run of some faults renews their rows."""
+FILE = ROOT / "docs" / "faults.md"
 
 HEAD = """\
 # Faults
@@ -59,27 +56,31 @@ def strangers(reached: tuple[Reached | None, ...]) -> str:
     return " / ".join(sorted({answer for seen in reached if seen for answer in seen.strangers})) or "?"
 
 
-def line(row: Row, outcome: Outcome) -> str:
+def question(row: Row) -> str:
+    """The begin of a line."""
+    fault = row.fault
+    return "| %s |" % " | ".join([row.kind.short, fault.start, fault.name, fault.step.name, fault.expected])
+
+
+def answer(row: Row, outcome: Outcome) -> str:
+    """The rest of it."""
     fault, seen = row.fault, (outcome.now, outcome.rebooted)
-    cells = [row.kind.short, fault.start, fault.name, fault.step.name]
-    cells += [fault.expected, fault.expected if outcome.happened in fault.accepted() else "**%s**" % outcome.happened]
+    cells = [fault.expected if outcome.happened in fault.accepted() else "**%s**" % outcome.happened]
     cells += [yes(seen, "knock"), yes(seen, "allowlist"), strangers(seen), "yes" if outcome.agree else "**NO**"]
-    return "| %s |" % " | ".join(cells)
+    return " %s |" % " | ".join(cells)
 
 
-def keep(campaign: Campaign) -> None:
-    """Remember what has come to an end; forget what has failed on the way."""
-    OUTCOMES.mkdir(parents=True, exist_ok=True)
-    for row, future in campaign.outcomes.items():
-        (OUTCOMES / str(row)).unlink(missing_ok=True)
-        if future.done() and not future.cancelled() and not future.exception():
-            (OUTCOMES / str(row)).write_bytes(pickle.dumps(future.result()))
-
-
-def write() -> None:
-    """The table, if there is an outcome for every row."""
-    wanted = rows(everything=True)
-    if all((OUTCOMES / str(row)).exists() for row in wanted):
-        lines = sorted(line(row, pickle.loads((OUTCOMES / str(row)).read_bytes())) for row in wanted)
-        text = HEAD.format(versions=versions()) + "\n".join(lines) + "\n"
-        (ROOT / "docs" / "faults.md").write_text(text, encoding="utf-8")
+def renew(campaign: Campaign) -> None:
+    """Write what has come to an end, keep the lines of what this run did not ask for, and say what never ran."""
+    before = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+    lines = []
+    for row in rows(everything=True):
+        future = campaign.outcomes.get(row)
+        if future and future.done() and not future.cancelled() and not future.exception():
+            lines.append(question(row) + answer(row, future.result()))
+        elif future:
+            lines.append(question(row) + " **came to no end** | | | | |")
+        else:
+            there = (line for line in before if line.startswith(question(row)))
+            lines.append(next(there, question(row) + " **not run yet** | | | | |"))
+    FILE.write_text(HEAD.format(versions=versions()) + "\n".join(sorted(lines)) + "\n", encoding="utf-8")
