@@ -4,7 +4,8 @@
 """Profiles: what the client must know of one door, in a private file, so that no sequence is ever an argument.
 
 A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 2, "timeout": 10, "family": "any", "bind": ""}`.
-Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes.
+Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes. `host` and `port` are for
+people who name a profile in place of a host.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it takes longer than knocking
     from typing import Any, Optional
 
-KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind")
+KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind", "host", "port")
 
 
 class ProfileError(ValueError):
@@ -30,7 +31,11 @@ class ProfileError(ValueError):
 
 
 class Profile(
-    namedtuple("Profile", ("sequences", "delay", "timeout", "family", "bind"), defaults=(DELAY, TIMEOUT, "any", None))
+    namedtuple(
+        "Profile",
+        ("sequences", "delay", "timeout", "family", "bind", "host", "port"),
+        defaults=(DELAY, TIMEOUT, "any", None, "", 0),
+    )
 ):
     """How to knock at one door."""
 
@@ -41,6 +46,10 @@ class Profile(
     timeout: float
     family: str
     bind: Optional[str]
+    host: str
+    """Where to knock for who names only the profile."""
+    port: int
+    """What opens; 0 if the profile does not say."""
 
 
 def parse_profile(values: Any) -> Profile:
@@ -65,7 +74,12 @@ def parse_profile(values: Any) -> Profile:
     family = values.get("family", "any")
     if family not in FAMILIES:
         raise ProfileError("family is one of %s" % ", ".join(FAMILIES))
-    return Profile(sequences, delay, timeout, family, values.get("bind") or None)
+    host, port = values.get("host", ""), values.get("port", 0)
+    if not isinstance(host, str) or not host.isprintable() or " " in host or host.startswith("-"):
+        raise ProfileError("host is a name or an address")
+    if type(port) is not int or ("port" in values and not 1 <= port <= 65535):
+        raise ProfileError("port is a number from 1 to 65535")
+    return Profile(sequences, delay, timeout, family, values.get("bind") or None, host, port)
 
 
 def read_profile(path: str) -> Profile:

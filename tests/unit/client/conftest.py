@@ -51,6 +51,22 @@ def write_profile(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def name_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a profile that has a name."""
+    folder = tmp_path / "config" / "sesame-knock"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder.parent))
+
+    def write(name: str, **values: Any) -> Path:
+        path = folder / (name + ".json")
+        path.write_text(json.dumps(values))
+        path.chmod(0o600)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `knock` or `knock-proxy` from the checkout."""
 
@@ -87,15 +103,17 @@ def ansible(tmp_path: Path, runtime: Path) -> Callable[..., subprocess.Completed
         "ANSIBLE_PIPELINING": "true",
     }
 
-    def run(name: str, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable).parent / name
+    def run(name: str, *arguments: object, world: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+        words = [str(Path(sys.executable).parent / name), *map(str, arguments)]
+        if world:  # commands of root that make its own view of the files, first
+            words = ["unshare", "--mount", "sh", "-ec", world + '\nexec "$@"', "sh", *words]
         return subprocess.run(
-            [str(program), *map(str, arguments)],
+            words,
             env={**environment, **extra},
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

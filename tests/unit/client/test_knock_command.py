@@ -39,7 +39,17 @@ def test_it_speaks_as_c_knock_does(command: Command, arguments: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "127.0.0.1", "-x 127.0.0.1 9", "-d soon 127.0.0.1 9", "-p nothing 127.0.0.1 9"]
+    "arguments",
+    [
+        "",
+        "-x 127.0.0.1 9",
+        "-d soon 127.0.0.1 9",
+        "-p nothing 127.0.0.1 9",
+        "--wait=0 127.0.0.1 9",
+        "--wait=70000 127.0.0.1 9",
+        "--wait=2x 127.0.0.1 9",
+        "--list 127.0.0.1",
+    ],
 )
 def test_a_wrong_command_line_is_status_1(command: Command, arguments: str) -> None:
     done = command("knock", *arguments.split())

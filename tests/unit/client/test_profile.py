@@ -19,10 +19,12 @@ GOOD = {"sequence": "4242:tcp,1717:udp,3131"}
 
 
 def test_a_profile_is_what_it_says(write_profile: Callable[..., Path]) -> None:
-    path = write_profile(sequence="1:tcp,2:udp", previous="3", delay_ms=20, timeout=4, family="ipv6", bind="::1")
+    path = write_profile(
+        sequence="1:tcp,2:udp", previous="3", delay_ms=20, timeout=4, family="ipv6", bind="::1", host="web1", port=2222
+    )
     profile = profiles.read_profile(str(path))
     assert [[str(knock) for knock in knocks] for knocks in profile.sequences] == [["1/tcp", "2/udp"], ["3/tcp"]]
-    assert profile[1:] == (0.02, 4.0, "ipv6", "::1")
+    assert profile[1:] == (0.02, 4.0, "ipv6", "::1", "web1", 2222)
 
 
 def test_only_the_sequence_is_required(write_profile: Callable[..., Path]) -> None:
@@ -47,6 +49,14 @@ def test_a_profile_that_others_can_read_is_refused(write_profile: Callable[..., 
         ({**GOOD, "timeout": "soon"}, "timeout"),
         ({**GOOD, "timeout": 0}, "timeout"),
         ({**GOOD, "delay_ms": -1}, "delay_ms"),
+        ({**GOOD, "host": "-oProxyCommand=x"}, "host"),
+        ({**GOOD, "host": "two words"}, "host"),
+        ({**GOOD, "host": "es\x1bcape"}, "host"),
+        ({**GOOD, "host": 7}, "host"),
+        ({**GOOD, "port": 0}, "port"),
+        ({**GOOD, "port": 65536}, "port"),
+        ({**GOOD, "port": "22"}, "port"),
+        ({**GOOD, "port": True}, "port"),
     ],
 )
 def test_a_mistake_is_named_with_the_file(write_profile: Callable[..., Path], values: dict, word: str) -> None:
