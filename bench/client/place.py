@@ -29,7 +29,8 @@ OPEN_TIMEOUT = 5
 """Seconds: longer than the article's way takes from its last knock to its connect."""
 SEQUENCE = ",".join(port + ":tcp" for port in KNOCKS)
 
-# What is not here is as sshd has it by default, PerSourcePenalties above all. Many log in at a time: MaxStartups.
+# What is not here is as sshd has it by default, PerSourcePenalties above all. Many log in at a time: MaxStartups. With
+# SHLVL bash reads no ~/.bashrc, whose time is not ssh's.
 SSHD = """
 Port 22
 Port 2222
@@ -41,6 +42,7 @@ UsePAM no
 PidFile none
 MaxStartups 1000
 Subsystem sftp internal-sftp
+SetEnv SHLVL=1
 """
 
 

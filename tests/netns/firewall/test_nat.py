@@ -63,7 +63,9 @@ def host(lab: Lab, tmp_path: Path) -> Iterator[SshdHost]:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key"))
         made.run("tee", "/etc/authorized", text=(tmp_path / "key.pub").read_text())
         made.sh("sed -i 's/^root:[^:]*/root:*/' /etc/shadow")  # sshd knows no account whose password is locked
-        made.start_sshd("UsePAM no\nStrictModes no\nPermitRootLogin yes\nAuthorizedKeysFile /etc/authorized\n")
+        made.start_sshd(
+            "UsePAM no\nStrictModes no\nPermitRootLogin yes\nAuthorizedKeysFile /etc/authorized\nSetEnv SHLVL=1\n"
+        )
         yield made
     finally:
         made.remove()
