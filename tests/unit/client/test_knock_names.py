@@ -54,8 +54,9 @@ def test_profiles_are_below_home_where_no_xdg_folder_is(command: Command, door: 
     home = path.parents[2] / "home"
     (home / ".config").mkdir(parents=True)
     path.parent.rename(home / ".config" / "sesame-knock")
-    for elsewhere in ("", str(path.parents[1]), "config"):
-        done = command("knock", "web1", env={"HOME": str(home), "XDG_CONFIG_HOME": elsewhere})
+    (home / "relative" / "sesame-knock").mkdir(parents=True)
+    for elsewhere in ("", str(path.parents[1]), "relative"):
+        done = command("knock", "web1", env={"HOME": str(home), "XDG_CONFIG_HOME": elsewhere}, cwd=home)
         assert done.returncode == 0, done.stderr
 
 
