@@ -72,6 +72,13 @@ def test_bash_offers_what_fits(line: str, offered: list[str]) -> None:
     assert bash(line) == offered
 
 
+def test_bash_offers_hosts_after_a_profile(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("198.18.0.7 web7\n")
+    known = "HOSTFILE=%s; " % (tmp_path / "hosts")
+    assert bash("knock we", known) == ["web1", "web2", "web7"]
+    assert bash("knock -p file we", known) == ["web7"]
+
+
 def test_bash_offers_files_for_a_profile() -> None:
     assert bash("knock -p %s/knock.fi" % COMPLETION) == [str(COMPLETION / "knock.fish")]
 
@@ -137,6 +144,7 @@ def test_tab_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
     subprocess.run(["zsh", "-n", str(COMPLETION / "knock.zsh")], check=True)
     setup = "fpath=(%s $fpath); autoload -Uz compinit; compinit -u -D" % tmp_path
     type_in(["zsh", "-f", "-i"], setup, "knock --wait fd\t", r"fd00\\?::17 ", environment)
+    type_in(["zsh", "-f", "-i"], setup, "knock -w fd\t", r"fd00\\?::17 ", environment)
     type_in(["zsh", "-f", "-i"], setup, "knock --che\t", "--check ", environment)
     assert "web1.example.org" in type_in(["zsh", "-f", "-i"], setup, "knock we\t\t", "web2.example.org", environment)
 

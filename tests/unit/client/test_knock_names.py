@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sesame_knock import knock
+from sesame_knock._sequence import SequenceError
 
 from .door import Door
 
@@ -54,8 +55,9 @@ def test_profiles_are_below_home_where_no_xdg_folder_is(command: Command, door: 
     home = path.parents[2] / "home"
     (home / ".config").mkdir(parents=True)
     path.parent.rename(home / ".config" / "sesame-knock")
-    for elsewhere in ("", str(path.parents[1]), "config"):
-        done = command("knock", "web1", env={"HOME": str(home), "XDG_CONFIG_HOME": elsewhere})
+    (home / "relative" / "sesame-knock").mkdir(parents=True)
+    for elsewhere in ("", str(path.parents[1]), "relative"):
+        done = command("knock", "web1", env={"HOME": str(home), "XDG_CONFIG_HOME": elsewhere}, cwd=home)
         assert done.returncode == 0, done.stderr
 
 
@@ -98,6 +100,11 @@ def test_the_port_of_wait_is_what_is_typed_or_the_profiles_or_22(
     name_profile("old", sequence="9", host="127.0.0.1")
     order = ordered(*arguments.split())
     assert (order.port, order.host) == (port, "127.0.0.1")
+
+
+def test_after_two_dashes_nothing_is_an_option() -> None:
+    with pytest.raises(SequenceError, match="'-w'"):
+        ordered("127.0.0.1", "--", "-w")
 
 
 @pytest.mark.parametrize("name", ["web9", "../web9", "./web1", ".web1", "127.0.0.1", "web1.json", ""])

@@ -255,12 +255,9 @@ def test_root_installs_for_everybody_and_each_user_has_hosts(home: Home, tmp_pat
     # ssh reads it, from the home that passwd names, and the user's own configuration after it.
     home.ssh_config.write_bytes(BLOCK + MINE)
     home.run(**everybody)
-    asked = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", everybody["world"] + "ssh -G web1; ssh -G other"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    words = ["unshare", "--mount", "sh", "-ec", everybody["world"] + "ssh -G web1; ssh -G other"]
+    environment = {**os.environ, "HOME": str(home.path)}  # where glob(3) looks for an Include
+    asked = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
     assert asked.count("proxycommand /usr/local/bin/knock-proxy") == 1
     assert "port 2222\n" in asked
     assert "port 5\n" in asked

@@ -24,8 +24,9 @@ function __knock_needs_host --description 'Is the host, or the name of a profile
 end
 
 complete -c knock -f
-complete -c knock -n __knock_needs_host -a '(command knock --list 2>/dev/null)'
+# Of the same name twice, fish shows what came last: profiles, which are hosts of ssh as well.
 complete -c knock -n __knock_needs_host -a '(__fish_print_hostnames)' -d Host
+complete -c knock -n __knock_needs_host -a '(command knock --list 2>/dev/null)'
 complete -c knock -s u -l udp -d 'Ports without a protocol are of udp'
 complete -c knock -s d -l delay -x -d 'Wait so many milliseconds between two knocks'
 complete -c knock -s 4 -l ipv4 -d 'Use IPv4'
