@@ -106,6 +106,7 @@ def ssh(door: Door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNa
     (tmp_path / "sshd_config").write_text(
         f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
         "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+        f"SetEnv HOME={tmp_path}\n"  # a person's ~/.bashrc can take its time
     )
     made = Path("/run/sshd")  # where sshd locks its unprivileged half up
     mine = os.geteuid() == 0 and not made.exists()
