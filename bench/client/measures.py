@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import socket
@@ -196,14 +197,16 @@ def log_in_many(place: LoginPlace, count: int, at_once: int) -> tuple[list[float
     """Log in so often by our way; the seconds of those who got in, and what ssh said of the others."""
     seconds: list[float] = []
     failures: list[str] = []
-    numbers = iter(range(count))
-    lock = threading.Lock()
+    numbers = queue.SimpleQueue[int]()
+    for number in range(count):
+        numbers.put(number)
+    over = threading.Event()
 
     def work() -> None:
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
+        while not over.is_set():
+            try:
+                number = numbers.get_nowait()
+            except queue.Empty:
                 return
             begin = time.monotonic()
             process = place.login(OURS, profile=place.profile(number))
@@ -220,6 +223,11 @@ def log_in_many(place: LoginPlace, count: int, at_once: int) -> tuple[list[float
     workers = [threading.Thread(target=work) for _worker in range(at_once)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    finally:  # also by a signal: the place goes when nobody uses it any more
+        over.set()
+        for worker in workers:
+            worker.join()
     return seconds, failures

@@ -29,8 +29,8 @@ OPEN_TIMEOUT = 5
 """Seconds: longer than the article's way takes from its last knock to its connect."""
 SEQUENCE = ",".join(port + ":tcp" for port in KNOCKS)
 
-# What is not here is as sshd has it by default, PerSourcePenalties above all. Many log in at a time: MaxStartups. With
-# SHLVL bash reads no ~/.bashrc, whose time is not ssh's.
+# What is not here is as sshd has it by default, PerSourcePenalties above all. Many log in at a time: MaxStartups. And
+# what root's own ~/.bashrc does at each login is none of our time: HOME.
 SSHD = """
 Port 22
 Port 2222
@@ -41,8 +41,8 @@ StrictModes no
 UsePAM no
 PidFile none
 MaxStartups 1000
+SetEnv HOME={keys}
 Subsystem sftp internal-sftp
-SetEnv SHLVL=1
 """
 
 

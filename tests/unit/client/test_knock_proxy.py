@@ -105,7 +105,8 @@ def ssh(door: Door, tmp_path: Path, write_profile: Profile) -> Iterator[SimpleNa
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
     (tmp_path / "sshd_config").write_text(
         f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
-        "PermitRootLogin yes\nSubsystem sftp internal-sftp\nSetEnv SHLVL=1\n"  # or bash reads a ~/.bashrc
+        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+        f"SetEnv HOME={tmp_path}\n"  # a person's ~/.bashrc can take its time
     )
     made = Path("/run/sshd")  # where sshd locks its unprivileged half up
     mine = os.geteuid() == 0 and not made.exists()
