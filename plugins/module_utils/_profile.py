@@ -4,7 +4,8 @@
 """Profiles: what the client must know of one door, in a private file, so that no sequence is ever an argument.
 
 A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 5, "timeout": 10, "family": "any", "bind": ""}`.
-Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes.
+Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes. `jump` has the words of
+ssh that lead to a jump host, `["-p", "2222", "admin@bastion"]`: then the knock and the connection leave from there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Mapping, NamedTuple, Optional
 from ._knocker import DELAY, FAMILIES, TIMEOUT
 from ._sequence import Knock, SequenceError, parse_sequence
 
-KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind")
+KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind", "jump")
 
 
 class ProfileError(ValueError):
@@ -33,6 +34,8 @@ class Profile(NamedTuple):
     timeout: float = TIMEOUT
     family: str = "any"
     bind: Optional[str] = None
+    jump: tuple[str, ...] = ()
+    """The words of ssh that lead to the jump host, which is the last one; () without one."""
 
 
 def parse_profile(values: Any) -> Profile:
@@ -57,7 +60,18 @@ def parse_profile(values: Any) -> Profile:
     family = values.get("family", "any")
     if family not in FAMILIES:
         raise ProfileError("family is one of %s" % ", ".join(FAMILIES))
-    return Profile(sequences, delay, timeout, family, values.get("bind") or None)
+    jump = _parse_jump(values.get("jump", []))
+    if jump and values.get("bind"):
+        raise ProfileError("jump and bind exclude each other: the jump host chooses the address that it connects from")
+    return Profile(sequences, delay, timeout, family, values.get("bind") or None, jump=jump)
+
+
+def _parse_jump(words: Any) -> tuple[str, ...]:
+    if not isinstance(words, list) or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise ProfileError("jump is a list of words")
+    if words and words[-1].startswith("-"):
+        raise ProfileError("jump is a list of words that ends in where it leads to, user@host for example")
+    return tuple(words)
 
 
 def read_profile(path: str) -> Profile:

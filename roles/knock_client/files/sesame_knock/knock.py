@@ -126,6 +126,10 @@ def parse(arguments: Sequence[str]) -> Order | None:
 def run(order: Order) -> None:
     """Knock, once or until the port is open."""
     profile = order.profile
+    if profile.jump:  # never ignored: this knock would open the door to the wrong address
+        raise ProfileError(
+            "the knock of this profile leaves from its jump host, as ssh does: knock by ssh, or from there"
+        )
     target = resolve(order.host, profile.family, profile.bind)
 
     def tell(item: Knock) -> None:
