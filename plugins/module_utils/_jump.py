@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 from functools import lru_cache
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 JUMP = "knock_jump"
 
@@ -87,6 +87,28 @@ def through(words: list[str]) -> list[str]:
     """Write the words of ssh that go through the jump host to which these words lead, without a knock."""
     command = " ".join(shlex.quote(word).replace("%", "%%") for word in ("ssh", *words[:-1]))
     return ["-o", "ProxyCommand=%s -W [%%h]:%%p -- %s" % (command, shlex.quote(words[-1]).replace("%", "%%"))]
+
+
+def words_for_person(value: Any, to: str, inventory: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """Write the words of a person's ssh that lead to the jump host of `to`; [] without one.
+
+    The person's configuration has a Host for each of `known`, with its knock and its own way: for them the name is
+    enough, and a word too much would take their knock away.
+    """
+    words: list[str] = []
+    jumps = parse_jumps(value)
+    for number, jump in enumerate(jumps[: jumps.index(to)] if to in jumps else jumps):
+        if jump in known:
+            if words and parse_jumps(inventory[jump].get(JUMP)) != jumps[:number]:
+                raise JumpError(
+                    "%s of %s has %s behind %s. It is knocked at, so its own %s has to say that"
+                    % (JUMP, to, jump, ",".join(jumps[:number]), JUMP)
+                )
+            words = [jump]
+        else:
+            here = host_words(jump, inventory[jump]) if jump in inventory else destination(jump)
+            words = [*(through(words) if words else []), *here]
+    return words
 
 
 @lru_cache(maxsize=256)

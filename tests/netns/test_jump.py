@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Iterator
@@ -86,7 +87,9 @@ class Way:
             "BatchMode yes",
             "LogLevel ERROR",
         ]
-        self._write("bastion", "\n".join(["Host bastion", "HostName " + self.address, *self.bastion, *common, ""]))
+        self._write(
+            "bastion", "\n".join(["Host bastion", "HostName " + self.address, *self.bastion, "Host *", *common, ""])
+        )
         profile = self.write_profile("profile", self.profile)
         ours = [
             "ProxyCommand %s %s %%h %%p" % (KNOCK_PROXY, profile),
@@ -217,9 +220,19 @@ def close_server(way: Way, open_timeout: int = 3) -> Daemon:
     return way.lab.daemon(SSH.format(open_timeout=open_timeout))
 
 
-def daemon_of(way: Way) -> Daemon:
-    (daemon,) = (thing for thing in way.lab._things if isinstance(thing, Daemon))
+def close_jump(way: Way) -> Daemon:
+    """Let the jump host want a knock too."""
+    way.jump.run("nft", "-f", "-", text=FIREWALL)
+    directory = way.directory / "jump"
+    directory.mkdir()
+    daemon: Daemon = way.lab._keep(Daemon(way.jump, directory, ("-i", "eth1"), JUMP_DOOR))
+    daemon.await_ready()
     return daemon
+
+
+def daemon_of(way: Way) -> Daemon:
+    """The server's daemon."""
+    return next(thing for thing in way.lab._things if isinstance(thing, Daemon))
 
 
 def home_gets_in(way: Way, to: str) -> bool:
@@ -266,15 +279,11 @@ def test_connections_at_the_same_time_are_one_login_at_the_jump_host(way: Way) -
     assert way.logins("server") == 12
 
 
-def test_a_jump_host_behind_a_knock_is_knocked_at_first(bare: Way, tmp_path: Path) -> None:
+def test_a_jump_host_behind_a_knock_is_knocked_at_first(bare: Way) -> None:
     way = bare
     way.start_sshd(way.jump, "jump")
     close_server(way)
-    way.jump.run("nft", "-f", "-", text=FIREWALL)
-    directory = tmp_path / "jump"
-    directory.mkdir()
-    daemon = way.lab._keep(Daemon(way.jump, directory, ("-i", "eth1"), JUMP_DOOR))
-    daemon.await_ready()
+    daemon = close_jump(way)
     profile = way.write_profile("jump", {"sequence": SEQUENCE_OF_JUMP})
     assert way.ssh("true").returncode == 255
     way.bastion = ["ProxyCommand %s %s %%h %%p" % (KNOCK_PROXY, profile), "ProxyUseFdpass yes"]
@@ -419,3 +428,35 @@ def test_a_jump_host_that_freezes_is_given_up(way: Way) -> None:
     assert "the jump host bastion has not answered for 11 s" in done.stderr
     assert time.monotonic() - begin < 30
     assert not way.masters()
+
+
+def test_ansible_goes_through_a_jump_host_that_is_behind_a_knock(bare: Way, tmp_path: Path) -> None:
+    """What the lookup ssh_args makes of an inventory, all the way."""
+    way = bare
+    way.start_sshd(way.jump, "jump")
+    close_server(way)
+    way.options()  # writes the file for host keys and the like
+    daemon = close_jump(way)
+    mine = "-F %s/bastion -o ControlMaster=no" % tmp_path
+    common = {
+        "ansible_ssh_args": mine,
+        "ansible_ssh_private_key_file": "%s/user" % tmp_path,
+        "ansible_ssh_common_args": "{{ lookup('sesame.knock.ssh_args') }}",
+        "knock_jump": "gate",
+    }
+    hosts = {
+        "gate": {"ansible_host": BASTION, "knock_sequence": SEQUENCE_OF_JUMP},
+        "web1": {"ansible_host": SERVER, "knock_sequence": SEQUENCE},
+    }
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
+    tree = tmp_path / "collections" / "ansible_collections" / "sesame"
+    tree.mkdir(parents=True)
+    (tree / "knock").symlink_to(Path(__file__).parents[2])
+    environment = {**way.environment, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_NOCOLOR": "1"}
+    program = str(Path(sys.executable).parent / "ansible")
+    words = [program, "-i", str(tmp_path / "hosts.json"), "all", "-m", "raw", "-a", "echo from $SSH_CONNECTION"]
+    done = subprocess.run(way.home.command(*words), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert "from %s " % JUMP in done.stdout  # web1
+    assert "from %s " % HOME in done.stdout  # gate, directly
+    assert HOME in daemon.log and HOME not in daemon_of(way).log

@@ -88,7 +88,7 @@ class Jump:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         *self._options, self._destination = profile.jump
-        self.name = self._destination.replace("ssh://", "", 1)
+        self.name = self._destination.replace("ssh://", "", 1)  # for messages
         path = os.path.join(runtime_directory(), "jump-" + _digest(profile.jump))
         # A name of a socket has 104 bytes at most (macOS, unix(4)), of which ssh needs 17 for one that it is making.
         if len(os.fsencode(path)) > 104 - 1 - 17:
@@ -160,8 +160,8 @@ class Jump:
         os.close(said)
         if status:
             raise JumpFailed(
-                "no login at the jump host %s: %s. This has to work without a knock of ours: ssh %s"
-                % (self.name, _last_line(words) or "ssh ended with status %d" % status, self._destination)
+                "no login at the jump host %s: %s. Does a login there work by itself, without a question?"
+                % (self.name, _last_line(words) or "ssh ended with status %d" % status)
             )
         if words:
             os.write(STDERR, words)  # warnings, which are for the person
