@@ -14,7 +14,7 @@ short_description: Make ssh knock by itself
 description:
   - Returns the arguments of ssh that let C(knock-proxy) knock, connect, and hand the connection over. ssh runs it once
     for each real connection, and not for sessions that share one, so this is what Ansible's ssh connections should use.
-  - Set it once for all hosts. A host without C(knock_sequence) gets no arguments.
+  - Set it once for all hosts. A host without C(knock_sequence) and C(knock_jump) gets no arguments.
   - Writes the sequence to a file that only this user can read, in C($XDG_RUNTIME_DIR/sesame-knock) or else
     C(~/.cache/sesame-knock). The arguments name the file, so no list of processes shows a sequence.
   - With C(delegate_to) these are the arguments for the host that the task is delegated to.
@@ -38,7 +38,17 @@ options:
 notes:
   - Reads the variables C(knock_sequence), and C(knock_sequence_previous), which is tried as well, for the time that a
     rotation takes.
-  - C(ProxyJump) and C(-J) exclude a C(ProxyCommand), ssh silently ignores one of them.
+  - Behind a jump host the knock has to leave from there. Set C(knock_jump) to the name of a host in the inventory or to
+    C([user@]host[:port]), several with commas, the nearest one first. The jump host needs C(python3), and its sshd has
+    to allow forwarding (C(AllowTcpForwarding)). It gets the sequence over the connection, in no argument and no file.
+    All connections through it share one login.
+  - A jump host of the inventory is reached by its C(ansible_host), C(ansible_port), C(ansible_user) and
+    C(ansible_ssh_private_key_file), by a knock if it has a C(knock_sequence), and through a C(knock_jump) of its own.
+    For itself, a C(knock_jump) that is set for all hosts does not count.
+  - Without C(knock_jump), a C(ProxyJump) that your own configuration of ssh has for the host is the jump host. C(none)
+    as C(knock_jump) is for a direct connection all the same.
+  - C(-J), C(ProxyJump) and a C(ProxyCommand) in arguments of ssh are an error, since ssh would silently ignore either
+    these or the knock. So is a C(ProxyCommand) with C(-W) in your configuration of ssh.
 seealso:
   - plugin: sesame.knock.knock
     plugin_type: lookup
@@ -48,6 +58,9 @@ seealso:
 EXAMPLES = r"""
 # group_vars/all.yml
 ansible_ssh_common_args: "{{ lookup('sesame.knock.ssh_args') }}"
+
+# group_vars/behind_the_bastion.yml
+knock_jump: bastion
 
 # together with arguments of your own
 # ansible_ssh_common_args: "-o ServerAliveInterval=15 {{ lookup('sesame.knock.ssh_args', timeout=20) }}"
@@ -61,25 +74,46 @@ _raw:
 """
 
 import os
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleLookupError
+from ansible import constants
+from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
+from ansible_collections.sesame.knock.plugins.module_utils._jump import (
+    JUMP,
+    JumpError,
+    config_file_in,
+    conflict_in,
+    destination,
+    host_words,
+    parse_jumps,
+    through,
+)
 from ansible_collections.sesame.knock.plugins.module_utils._profile import (
     ProfileError,
     keep_profile,
     runtime_directory,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError
+from ansible_collections.sesame.knock.plugins.module_utils._ssh_config import look_up
 from ansible_collections.sesame.knock.plugins.module_utils._variables import read_sequences
 
 # The client's files are in its role: a collection may be cut down to meta, plugins, roles and playbooks.
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILES = os.path.join(COLLECTION, "roles", "knock_client", "files")
 KNOCK_PROXY = os.path.join(FILES, "knock-proxy")
+
+# Where Ansible takes arguments of ssh from, its configuration and command line in the second place.
+ARGUMENTS = ("ssh_args", "ssh_common_args", "ssh_extra_args", "sftp_extra_args", "scp_extra_args")
+OURS = re.compile(r"\{\{-?\s*lookup\(\s*['\"]sesame\.knock\.ssh_args['\"][^{}]*\)\s*-?\}\}")
+
+_is_reading = False
+"""Are arguments being read that hold this lookup, which then is to be nothing?"""
 
 
 class LookupModule(LookupBase):
@@ -90,18 +124,105 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         if terms:
             raise AnsibleLookupError("lookup sesame.knock.ssh_args takes no terms: it reads knock_sequence")
+        if _is_reading:
+            return [""]
+        variables = variables or {}
         try:
             # Not keyed by inventory_hostname: with delegate_to that is still the host which delegates.
-            profile: dict[str, Any] = dict(read_sequences(variables or {}, self._templar))
-            if not profile:
+            sequences = read_sequences(variables, self._templar)
+            if not sequences and variables.get(JUMP) is None:
                 return [""]
-            profile["delay_ms"] = self.get_option("delay")
-            profile["timeout"] = self.get_option("timeout")
-            profile["family"] = self.get_option("family")
-            path = keep_profile(profile)
-        except (SequenceError, ProfileError) as error:
+            texts = self._arguments_of(variables)
+            jump = self._jump_of(variables, texts)
+            if not sequences and not jump:
+                return [""]
+            for name, text in texts.items():
+                _refuse(name, text)
+            if not sequences:
+                return [" ".join(map(shlex.quote, through(jump)))]
+            return [arguments(self._profile(sequences, jump, self.get_option("family")))]
+        except (SequenceError, ProfileError, JumpError) as error:
             raise AnsibleLookupError("lookup sesame.knock.ssh_args: %s" % error) from None
-        return [arguments(path)]
+
+    def _profile(self, sequences: Mapping[str, str], jump: list[str], family: str = "any") -> str:
+        """Write a profile, and give its path."""
+        profile: dict[str, Any] = dict(sequences)
+        profile["delay_ms"] = self.get_option("delay")
+        profile["timeout"] = self.get_option("timeout")
+        profile["family"] = family
+        if jump:
+            profile["jump"] = jump
+        return keep_profile(profile)
+
+    def _jump_of(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+        """Give the words of ssh that lead to the jump host of the host that is connected to; [] without one."""
+        given = variables.get(JUMP)
+        file = next(filter(None, map(config_file_in, texts.values())), None)
+        self._file = ["-F", os.path.abspath(os.path.expanduser(file))] if file else []
+        if given is not None:
+            inventory = variables.get("hostvars") or {}
+            return self._way(parse_jumps(self._templar.template(given)), _name_of(variables), inventory, ())
+        name = _name_of(variables)
+        address = self._templar.template(variables.get("ansible_host")) or name
+        port, user = (str(self._templar.template(variables.get(key)) or "") for key in ("ansible_port", "ansible_user"))
+        configured = look_up(str(address), port, user, file)
+        if configured.command:
+            raise JumpError(
+                "the configuration of ssh has the ProxyCommand %r for %s, which would be ignored. Set %s to its jump "
+                "host, or to none" % (configured.command, address, JUMP)
+            )
+        if not configured.jump:
+            return []
+        *before, last = configured.jump.split(",")
+        return [*self._file, *(["-J", ",".join(before)] if before else []), *destination(last)]
+
+    def _way(self, jumps: list[str], to: str, inventory: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
+        """Write the words of ssh that lead through these jump hosts, up to the host `to` if it is one of them."""
+        words: list[str] = []
+        for jump in jumps[: jumps.index(to)] if to in jumps else jumps:
+            words = self._step(jump, words, inventory, above)
+        return words
+
+    def _step(self, jump: str, before: list[str], inventory: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
+        """Write the words of ssh that lead to one jump host, behind those that lead to the one before."""
+        if jump not in inventory:
+            return [*self._file, *(through(before) if before else []), *destination(jump)]
+        if jump in above:
+            raise JumpError("%s leads in a circle: %s" % (JUMP, " to ".join((*above, jump))))
+        variables = inventory[jump]
+        if not before:
+            before = self._way(parse_jumps(variables.get(JUMP)), jump, inventory, (*above, jump))
+        sequences = read_sequences(variables, self._templar)
+        if sequences:
+            options = shlex.split(arguments(self._profile(sequences, before)))
+        else:
+            options = through(before) if before else []
+        return [*self._file, *options, *host_words(jump, variables)]
+
+    def _arguments_of(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """Give all arguments of ssh that Ansible adds to ours, by the name of where they are set."""
+        found = {}
+        for option in ARGUMENTS:
+            name = "ansible_" + option
+            written = variables.get(name)
+            if written is not None:
+                found[name] = self._read(written)
+            value, origin = _configured(option)
+            if value and (written is None or origin.startswith("cli")):
+                found["%s (%s)" % (option, origin)] = value
+        return found
+
+    def _read(self, written: Any) -> str:
+        """Give the text of arguments, of which this very lookup may be a part."""
+        global _is_reading
+        text = OURS.sub("", str(written))
+        if "{" not in text:
+            return text
+        _is_reading = True
+        try:
+            return str(self._templar.template(written) or "")
+        finally:
+            _is_reading = False
 
 
 def arguments(profile: str) -> str:
@@ -121,3 +242,33 @@ def compiled() -> tuple[str, ...]:
     if os.path.isdir(os.path.join(package, "__pycache__")) or os.access(package, os.W_OK):
         return ()
     return ("-X", "pycache_prefix=" + os.path.join(runtime_directory(), "compiled"))
+
+
+def _refuse(name: str, text: str) -> None:
+    """Refuse arguments that would be ignored, or make ssh ignore ours."""
+    conflict = conflict_in(text)
+    if conflict:
+        raise JumpError(
+            "%s has %s, and ssh would ignore either that or the knock. Remove it, and name the jump host in the "
+            "variable %s, for the knock has to leave from there" % (name, conflict, JUMP)
+        )
+
+
+def _name_of(variables: Mapping[str, Any]) -> str:
+    """Name the host that is connected to. With delegate_to, only the short name is that host's."""
+    name, short = str(variables.get("inventory_hostname", "")), str(variables.get("inventory_hostname_short", ""))
+    if not short or short in (name, name.split(".")[0]):
+        return name
+    found = [host for host in variables.get("hostvars") or () if short in (host, host.split(".")[0])]
+    return found[0] if len(found) == 1 else short
+
+
+def _configured(option: str) -> tuple[str, str]:
+    """Give arguments of ssh in Ansible's configuration and on its command line, with where they are."""
+    try:
+        value, origin = constants.config.get_config_value_and_origin(
+            option, plugin_type="connection", plugin_name="ssh"
+        )
+    except AnsibleError:  # nothing has connected by ssh so far, and nothing is about to
+        return "", ""
+    return ("", "") if origin == "default" else (str(value or ""), str(origin))

@@ -5,7 +5,8 @@
 
 A profile is JSON: `{"sequence": "", "previous": "", "delay_ms": 2, "timeout": 10, "family": "any", "bind": ""}`.
 Only `sequence` is required. `previous` is tried as well, for the time that a rotation takes. `host` and `port` are for
-people who name a profile in place of a host.
+people who name a profile in place of a host. `jump` has the words of ssh that lead to a jump host,
+`["-p", "2222", "admin@bastion"]`: then the knock and the connection leave from there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it takes longer than knocking
     from typing import Any, Optional
 
-KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind", "host", "port")
+KEYS = ("sequence", "previous", "delay_ms", "timeout", "family", "bind", "host", "port", "jump")
 
 
 class ProfileError(ValueError):
@@ -33,8 +34,8 @@ class ProfileError(ValueError):
 class Profile(
     namedtuple(
         "Profile",
-        ("sequences", "delay", "timeout", "family", "bind", "host", "port"),
-        defaults=(DELAY, TIMEOUT, "any", None, "", 0),
+        ("sequences", "delay", "timeout", "family", "bind", "host", "port", "jump"),
+        defaults=(DELAY, TIMEOUT, "any", None, "", 0, ()),
     )
 ):
     """How to knock at one door."""
@@ -50,6 +51,8 @@ class Profile(
     """Where to knock for who names only the profile."""
     port: int
     """What opens; 0 if the profile does not say."""
+    jump: tuple[str, ...]
+    """The words of ssh that lead to the jump host, which is the last one; () without one."""
 
 
 def parse_profile(values: Any) -> Profile:
@@ -79,7 +82,18 @@ def parse_profile(values: Any) -> Profile:
         raise ProfileError("host is a name or an address")
     if type(port) is not int or ("port" in values and not 1 <= port <= 65535):
         raise ProfileError("port is a number from 1 to 65535")
-    return Profile(sequences, delay, timeout, family, values.get("bind") or None, host, port)
+    jump = _parse_jump(values.get("jump", []))
+    if jump and values.get("bind"):
+        raise ProfileError("jump and bind exclude each other: the jump host chooses the address that it connects from")
+    return Profile(sequences, delay, timeout, family, values.get("bind") or None, host, port, jump)
+
+
+def _parse_jump(words: Any) -> tuple[str, ...]:
+    if not isinstance(words, list) or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise ProfileError("jump is a list of words")
+    if words and words[-1].startswith("-"):
+        raise ProfileError("jump is a list of words that ends in where it leads to, user@host for example")
+    return tuple(words)
 
 
 def read_profile(path: str) -> Profile:

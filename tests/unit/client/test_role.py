@@ -304,6 +304,32 @@ def test_what_is_of_someone_else_is_not_replaced_or_removed(home: Home) -> None:
     for place in (home.bin / "knock", completion):
         place.parent.mkdir(parents=True)
         place.write_text("of someone else\n")
+
+
+def test_a_jump_host_is_in_the_profile_as_the_own_ssh_knows_it(home: Home) -> None:
+    """Set for all hosts: the jump host is reached without itself, and by its name, for its Host has its knock."""
+    hosts = {
+        "localhost": HOSTS["localhost"],
+        "bastion": {"ansible_host": "198.18.7.1", "knock_sequence": "1,2", "knock_jump": "bastion"},
+        "relay": {"ansible_host": "198.18.7.9", "ansible_port": 2222, "ansible_user": "joe"},
+        "web1": {"knock_sequence": "3,4", "knock_jump": "bastion"},
+        "web2": {"knock_sequence": "3,4", "knock_jump": "relay, root@far:2022"},
+        "web3": {"knock_sequence": "3,4", "knock_jump": "none"},
+    }
+    home.run(hosts=hosts)
+    jumps = {path.stem: json.loads(path.read_text()).get("jump") for path in home.profiles.glob("*.json")}
+    assert jumps == {
+        "bastion": None,
+        "web1": ["bastion"],
+        "web2": ["-o", "ProxyCommand=ssh -p 2222 -l joe -W [%h]:%p -- 198.18.7.9", "-p", "2022", "root@far"],
+        "web3": None,
+    }
+    assert "changed=0 " in home.run(hosts=hosts)
+
+
+def test_a_command_of_someone_else_is_not_replaced_or_removed(home: Home) -> None:
+    home.bin.mkdir(parents=True)
+    (home.bin / "knock").write_text("C knock, built from source\n")
     done = home.play()
     assert done.returncode != 0
     assert "%s, %s is not of this role" % (home.bin / "knock", completion) in done.stdout
@@ -334,6 +360,11 @@ def test_a_profile_of_someone_else_is_not_replaced(home: Home) -> None:
         ({"ansible_host": "198.18.7.2\n    ProxyCommand evil"}, "cannot be written as a Host"),
         ({"ansible_host": "*"}, "cannot be written as a Host"),
         ({"knock_sequence": "4242,70000"}, "knock_sequence: knock 2, '70000'"),
+        ({"knock_sequence": "4242,1", "knock_jump": "a b"}, "web1: knock_jump is 'a b', which is neither"),
+        (
+            {"knock_sequence": "4242,1", "knock_jump": "a,web2"},
+            "web2 behind a. It is knocked at, so its own knock_jump",
+        ),
     ],
 )
 def test_a_mistake_is_named_before_anything_changes(home: Home, variables: dict[str, Any], words: str) -> None:

@@ -160,6 +160,10 @@ def parse(arguments: Sequence[str], order: Order) -> bool:
 def run(order: Order) -> int:
     """Knock, once or until the port is open; the result is the exit status."""
     profile = order.profile
+    if profile.jump:  # never ignored: this knock would open the door to the wrong address
+        raise ProfileError(
+            "the knock of this profile leaves from its jump host, as ssh does: knock by ssh, or from there"
+        )
     say = (_to_stderr if order.json else _to_stdout) if order.verbose else None
     # Without --wait, -v prints what C knock prints, and nothing else: people parse it.
     account = Account(profile, secret=order.secret, timed=bool(order.port) or order.json, say=say)

@@ -12,6 +12,8 @@ then owns the connection: not one byte of the session comes through here. Withou
 What went wrong has to reach the person. But with ControlPersist, which Ansible uses, ssh throws the stderr of a
 ProxyCommand away (sshconnect.c) and would only say "proxy dialer did not pass back a connection". So we hand over a
 pipe in which an SSH server has already had its say and disconnected (RFC 4253, section 11.1): ssh prints the reason.
+
+A profile with a `jump` is for a host behind a jump host: then the knock and the connection leave from there (jump.py).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import struct
 import sys
 
 from ._knocker import KnockError, connect, resolve
-from ._profile import ProfileError, read_profile
+from ._profile import Profile, ProfileError, read_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it takes longer than knocking
@@ -36,13 +38,19 @@ USAGE = "usage: knock-proxy PROFILE HOST PORT"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command. Its exit status: 0, 2 bad arguments or profile, 3 unknown host, 4 no route, 5 stays closed."""
+    """Run the command.
+
+    Its exit status: 0, 2 bad arguments or profile, 3 unknown host, 4 no route, 5 stays closed, 7 the jump host.
+    """
     if len(arguments) != 3 or not arguments[2].isdecimal():
         print(USAGE, file=sys.stderr)
         return 2
     path, host, port = arguments
     try:
         profile = read_profile(path)
+        if profile.jump:
+            go_through_jump(profile, host, int(port))
+            return 0
         target = resolve(host, profile.family, profile.bind)
         connection = connect(target, int(port), profile.sequences, profile.delay, profile.timeout)
     except ProfileError as error:
@@ -65,6 +73,18 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def go_through_jump(profile: Profile, host: str, port: int) -> None:
+    """Knock from the jump host, and hand over a connection through it, or become it."""
+    from .jump import Jump  # which most connections do not need
+
+    with Jump(profile) as jump:
+        address = jump.knock(host, port)
+        if not is_passing_descriptors():
+            jump.become_connection(address, port)
+        with jump.connect(address, port) as connection:
+            hand_over(connection.fileno())
 
 
 def is_passing_descriptors() -> bool:
