@@ -42,7 +42,8 @@ class Controller:
         """A command that ends by becoming Ansible."""
 
     def address(self, host: Host) -> str:
-        return host.address if self.family == "ipv4" else host.address6
+        """Give the host's address in the inventory; of a mixed fleet, every other host has one of IPv6."""
+        return host.address6 if self.family == "ipv6" or (self.family == "mixed" and host.number % 2) else host.address
 
     def write_inventory(self, hosts: Sequence[Host]) -> None:
         """Write `hosts` as the group fleet, the host without a door beside it, and the one line for all."""

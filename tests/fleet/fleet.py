@@ -59,6 +59,7 @@ class Host:
     """One host: `start` and `stop` are what its power switch does."""
 
     def __init__(self, fleet: Fleet, number: int, hidden: bool = True) -> None:
+        self.number = number
         self.name = "host%02d" % number
         self.hidden = hidden
         """Whether its port 22 wants a knock; one that is not hidden has no daemon, no rules and no sequence."""
