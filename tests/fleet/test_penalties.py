@@ -62,8 +62,8 @@ def guarded(web: Host) -> Iterator[Host]:
     where = ("-c", str(config), "-s", str(config / "socket"), "-p", str(config / "pid"))
     log = config / "log"
     log.touch()
-    files = ("--logtarget", str(log), "--dbfile", "None")
-    with subprocess.Popen(web.namespace.command("fail2ban-server", *where, *files, "-f", "start")) as server:
+    (config / "fail2ban.local").write_text("[Definition]\ndbfile = None\nlogtarget = %s\n" % log)
+    with subprocess.Popen(web.namespace.command("fail2ban-server", *where, "-f", "start")) as server:
         try:
             eventually(lambda: "Jail 'sshd' started" in log.read_text(), "the jail starts")
             yield web
