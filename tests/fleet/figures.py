@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
+from ..netns.lab import clean_up_when_ended
 from .conftest import HOSTS
 from .controller import Controller, Task
 from .fleet import Fleet
@@ -82,6 +83,7 @@ def knock_milliseconds(fleet: Fleet) -> tuple[float, float]:
 
 
 def main() -> None:
+    clean_up_when_ended()
     fleet = Fleet(HOSTS)
     try:
         begin = time.monotonic()

@@ -55,6 +55,12 @@ Subsystem sftp internal-sftp
 """
 
 
+def kill_all_in(namespace: Namespace) -> None:
+    for pid in run("ip", "netns", "pids", namespace.name).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
 class Host:
     """One host: `start` and `stop` are what its power switch does."""
 
@@ -111,9 +117,7 @@ class Host:
     def stop(self) -> None:
         """Switch off: no process takes leave, no rule stays, and nobody hears of it."""
         self.namespace.ip("link", "set", "eth0", "down")
-        for pid in self.namespace.run("ip", "netns", "pids", self.namespace.name).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        kill_all_in(self.namespace)
         if self._sshd:
             self._sshd.wait()
         for daemon in self._daemons:
@@ -231,5 +235,6 @@ class Fleet:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(Host.remove, self._all))
         if self._controller:
+            kill_all_in(self._controller)  # connections that tasks share outlive their play
             self._controller.remove()
         shutil.rmtree(self.directory, ignore_errors=True)
