@@ -24,7 +24,7 @@ def costs_one_knock_each(run: Run, hosts: list[Host]) -> None:
 def test_fifty_forks_are_one_knock_and_one_connection_for_each_host(fleet: Fleet, controller: Controller) -> None:
     """Half of the hosts have an IPv6 address in the inventory."""
     controller.family = "mixed"
-    run = controller.play(fleet.hosts, PING, RAW, {**RAW, "loop": [1, 2]}, RAW, options=FORKS).succeeds()
+    run = controller.play(fleet.hosts, PING, {**RAW, "loop": [1, 2]}, options=FORKS).succeeds()
     costs_one_knock_each(run, fleet.hosts)
 
 
