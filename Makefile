@@ -1,7 +1,7 @@
 # The developer's day. `make` alone lists the targets.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-JOBS := lint unit netns firewall sanity collection molecule faults
+JOBS := lint unit netns firewall fleet sanity collection molecule faults
 
 .PHONY: help site test environment $(JOBS) conformance fault-mutants fuzz test-kernel bench-daemon bench-client pins clean
 
@@ -17,13 +17,14 @@ test: environment ## run every check of the project; `make lint`, `make unit`, .
 environment: ## the pinned Python environment, in .cache/venv
 	@tools/environment
 
-lint unit netns firewall conformance sanity collection molecule: environment
+lint unit netns firewall fleet conformance sanity collection molecule: environment
 	@tools/jobs/$@
 
 lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
 unit: ## pure logic, and the client on loopback: needs no root
 netns: ## the daemon in network namespaces, needs root
 firewall: ## the rules and their changes in network namespaces, needs root
+fleet: ## Ansible over the closed ports of fifty hosts in network namespaces, needs root and Docker
 conformance: ## thousands of packet traces beside C knockd, needs root; netns plays some of them
 sanity: ## ansible-test sanity on a real copy of the collection
 collection: ## build, install and run the collection from its tarball
