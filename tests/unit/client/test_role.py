@@ -299,13 +299,6 @@ def test_a_home_that_cannot_be_written_is_told_before_anything_changes(home: Hom
     assert home.files() == before
 
 
-def test_what_is_of_someone_else_is_not_replaced_or_removed(home: Home) -> None:
-    completion = home.path / ".local/share/bash-completion/completions/knock"
-    for place in (home.bin / "knock", completion):
-        place.parent.mkdir(parents=True)
-        place.write_text("of someone else\n")
-
-
 def test_a_jump_host_is_in_the_profile_as_the_own_ssh_knows_it(home: Home) -> None:
     """Set for all hosts: the jump host is reached without itself, and by its name, for its Host has its knock."""
     hosts = {
@@ -327,9 +320,11 @@ def test_a_jump_host_is_in_the_profile_as_the_own_ssh_knows_it(home: Home) -> No
     assert "changed=0 " in home.run(hosts=hosts)
 
 
-def test_a_command_of_someone_else_is_not_replaced_or_removed(home: Home) -> None:
-    home.bin.mkdir(parents=True)
-    (home.bin / "knock").write_text("C knock, built from source\n")
+def test_what_is_of_someone_else_is_not_replaced_or_removed(home: Home) -> None:
+    completion = home.path / ".local/share/bash-completion/completions/knock"
+    for place in (home.bin / "knock", completion):
+        place.parent.mkdir(parents=True)
+        place.write_text("of someone else\n")
     done = home.play()
     assert done.returncode != 0
     assert "%s, %s is not of this role" % (home.bin / "knock", completion) in done.stdout
