@@ -308,8 +308,8 @@ def test_the_previous_sequence_is_tried_from_there_too(way: Way) -> None:
 
 
 def test_the_name_is_looked_up_by_the_jump_host(way: Way) -> None:
-    """The client's own files say something else; here both have the same, so a name that only localhost has."""
-    done = way.proxy(to="localhost", port=22)  # the jump host's own sshd, open: reached only from there
+    """`localhost` is another machine there: the jump host itself, whose sshd is open. Nothing listens at home."""
+    done = way.proxy(to="localhost", port=22)
     assert done.stdout.startswith("SSH-2.0-"), done.stderr
 
 
@@ -372,8 +372,9 @@ def test_what_a_login_shell_says_is_no_answer(bare: Way) -> None:
 
 
 def test_no_list_of_processes_shows_the_sequence(way: Way) -> None:
+    way.profile.update(delay_ms=300)  # for a sender that is seen
     process = way.start("sleep 1")
-    seen = set()
+    seen: set[str] = set()
     while process.poll() is None:
         seen |= set(run("ps", "axww", "-o", "args").splitlines())
     assert process.returncode == 0, process.communicate()

@@ -24,7 +24,7 @@ def test_a_profile_is_what_it_says(write_profile: Callable[..., Path]) -> None:
     )
     profile = profiles.read_profile(str(path))
     assert [[str(knock) for knock in knocks] for knocks in profile.sequences] == [["1/tcp", "2/udp"], ["3/tcp"]]
-    assert profile[1:] == (0.02, 4.0, "ipv6", "::1", "web1", 2222)
+    assert profile[1:7] == (0.02, 4.0, "ipv6", "::1", "web1", 2222)
 
 
 def test_only_the_sequence_is_required(write_profile: Callable[..., Path]) -> None:
