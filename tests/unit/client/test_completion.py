@@ -145,6 +145,7 @@ def test_tab_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
     setup = "fpath=(%s $fpath); autoload -Uz compinit; compinit -u -D" % tmp_path
     type_in(["zsh", "-f", "-i"], setup, "knock --wait fd\t", r"fd00\\?::17 ", environment)
     type_in(["zsh", "-f", "-i"], setup, "knock -w fd\t", r"fd00\\?::17 ", environment)
+    type_in(["zsh", "-f", "-i"], setup, "knock --wait 22 fd\t", r"fd00\\?::17 ", environment)
     type_in(["zsh", "-f", "-i"], setup, "knock --che\t", "--check ", environment)
     assert "web1.example.org" in type_in(["zsh", "-f", "-i"], setup, "knock we\t\t", "web2.example.org", environment)
 

@@ -23,7 +23,7 @@ _arguments -s -S \
     '(-4 --ipv4 -6 --ipv6)'{-6,--ipv6}'[use IPv6]' \
     '(-p --profile)'{-p+,--profile=}'[take the sequence from a file]:profile:_files' \
     '(- *)'{-l,--list}'[list the profiles that have a name]' \
-    '(-w --wait)'{-w,--wait=-}'[repeat the knock until the port is open]::port: ' \
+    '(-w --wait)'{-w+,--wait=}'[repeat the knock until the port is open]::port: ' \
     '(-c --check)'{-c,--check}'[look, knock, look]' \
     '(-t --timeout)'{-t+,--timeout=}'[give up waiting]:seconds: ' \
     '(-j --json)'{-j,--json}'[say how it went as one JSON object]' \
