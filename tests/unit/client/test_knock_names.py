@@ -158,7 +158,7 @@ def test_json_says_how_it_went(command: Command, door: Door, name_profile: Write
     done = command("knock", "--json", "--wait", "web1")
     said = json.loads(done.stdout)
     assert list(said) == KEYS
-    assert said.pop("elapsed_ms") > 10  # three knocks, 5 ms apart
+    assert said.pop("elapsed_ms") >= 4  # three knocks, 2 ms apart
     assert said == {
         "host": "127.0.0.1",
         "address": "127.0.0.1",
@@ -212,11 +212,11 @@ def test_the_account_tells_each_step_and_its_time(
     lines = [re.fullmatch(r" *(\d+\.\d) ms  (.*)", line) for line in done.stdout.splitlines()]
     assert [line[2] for line in lines if line] == [
         "localhost is 127.0.0.1, IPv4",
-        "port %d is closed before the knock" % door.port,
         "attempt 1",
         *["hitting udp 127.0.0.1"] * 3,
         "attempt 2",
         *["hitting udp 127.0.0.1"] * 3,
+        "port %d was closed before the knock" % door.port,
         "port %d of localhost (127.0.0.1) is open after 2 attempts, 6 knocks" % door.port,
     ]
     times = [float(line[1]) for line in lines if line]
