@@ -380,7 +380,8 @@ _OPTIONS: dict[str, dict[str, tuple[int, Reader]]] = {
         "--ports": (1, _read_either_port),
     },
     "comment": {"--comment": (1, _read_nothing)},
-    "conntrack": {"--ctstate": (1, _read_state)},
+    # A packet that NAT has sent here from another port is not judged
+    "conntrack": {"--ctstate": (1, _read_state), "--ctorigdstport": (1, _read_dport)},
     "state": {"--state": (1, _read_state)},
     "mark": {"--mark": (1, _read_mark)},
     "iprange": {"--src-range": (1, _read_source)},

@@ -297,5 +297,6 @@ _SPELLED: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[str, str, str
     ("meta", ("",), ("l4proto",)): ("", "-p", "", str),
     ("meta", ("",), ("iif", "iifname")): ("", "-i", "", _interface),
     ("meta", ("",), ("oif", "oifname")): ("", "-o", "", _interface),
+    ("ct", ("",), ("proto-dst",)): ("-m conntrack", "--ctorigdstport", ",", _ports),
     ("ct", ("",), ("state",)): ("-m conntrack", "--ctstate", ",", lambda value: str(value).upper()),
 }

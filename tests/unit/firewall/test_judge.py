@@ -89,6 +89,7 @@ def said(judgement: Judgement, *words: str) -> bool:
         ([GATE], {"knock_firewall_refuse": "drop"}),
         ([GATE], {"knock_firewall_refuse": "reset"}),
         ([GATE, ESCAPE], {"knock_firewall_escape_port": 2222}),
+        ([GATE, ESCAPE], {"knock_firewall_escape_port": 2222, "knock_firewall_published": "protect"}),
         (
             [GATE._replace(ports=SSH + (parse_ports("60000-60010/udp"),))],
             {"knock_firewall_ports": ["22/tcp", "60000-60010/udp"]},

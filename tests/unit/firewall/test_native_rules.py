@@ -62,6 +62,7 @@ def answer(*steps: Any, family: str = "v4", sets: Any = ()) -> int:
         ([match({"payload": {"protocol": "udp", "field": "length"}}, 9)], NO),
         ([match({"payload": {"protocol": "ip", "field": "ttl"}}, 64)], LIKELY),
         ([match({"ct": {"key": "status"}}, "dnat", "in")], UNLIKELY),
+        ([match({"ct": {"key": "proto-dst", "dir": "original"}}, 22)], YES),
         ([match({"concat": [{"meta": {"key": "iif"}}, {"meta": {"key": "mark"}}]}, "@some")], UNLIKELY),
         ([{"counter": {"packets": 0, "bytes": 0}}, {"log": None}, "continue"], YES),
         ([match({"&": [FLAGS, {"|": ["fin", {"|": ["syn", "ack"]}]}]}, "syn")], YES),
@@ -94,6 +95,11 @@ def test_a_set_that_changes_by_itself_is_not_known() -> None:
     assert len(rule.source) == 2
     assert answer(from_some, sets=[named(flags=["timeout"], elem=["192.0.2.1"])]) == UNLIKELY
     assert answer(from_some) == UNLIKELY, "no such set"
+
+
+def test_the_port_that_a_packet_was_sent_to_counts_as_its_port() -> None:
+    (rule,) = rules(match({"ct": {"key": "proto-dst", "dir": "original"}}, {"range": [22, 23]}))
+    assert rule.dport == ((22, 23),)
 
 
 def test_names_of_icmpv6_are_numbers_and_ranges() -> None:
