@@ -85,7 +85,7 @@ def native_chains(
         elif kind == "rule":
             text = texts.by_handle.get((entry["family"], entry["table"], entry.get("handle", 0)), "a rule")
             chain = rules.setdefault(table, {}).setdefault(entry["chain"], [])
-            chain += _Reader(entry, text, family, sets).rules()
+            chain += _read(entry, text, family, sets)
     found = []
     for entry in (thing["chain"] for thing in listing if "chain" in thing):
         table = "%s %s" % (entry["family"], entry["table"])
@@ -96,6 +96,13 @@ def native_chains(
                 BaseChain(entry["name"], "table " + table, entry.get("prio", 0), accepts, rules[table], is_main)
             )
     return found
+
+
+def _read(entry: Mapping[str, Any], text: str, family: str, sets: _Sets) -> list[Rule]:
+    try:
+        return _Reader(entry, text, family, sets).rules()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a form that no nft of today lists
+        return _Reader({**entry, "expr": ["unknown", {"vmap": {}}]}, text, family, sets).rules()
 
 
 class _Reader:

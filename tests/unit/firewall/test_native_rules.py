@@ -6,6 +6,8 @@ tests/netns/firewall/test_native_walk.py."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,35 @@ def test_names_of_icmpv6_are_numbers_and_ranges() -> None:
     assert [any(rule.judge(kind) == YES for rule in rules(said, family="v6")) for kind in kinds] == [
         *(False, True, True, True, False)
     ]
+
+
+LISTINGS = Path(__file__).parent / "listings"
+"""Of the role's candidate, and of many rules, as nft of Debian 12 (1.0.6) and of Debian 13 (1.1.3) lists them."""
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+@pytest.mark.parametrize("name", ["knock_firewall", "rules"])
+def test_both_versions_of_nft_are_read_the_same(name: str, family: str) -> None:
+    def said(version: str) -> list[Any]:
+        place = LISTINGS / ("%s-%s" % (name, version))
+        data = json.loads(place.with_name(place.name + ".json").read_text(encoding="utf-8"))["nftables"]
+        texts = Texts.of(place.with_name(place.name + ".txt").read_text(encoding="utf-8"))
+        found = [each for base in native_chains(data, texts, family) for each in base.rules.items()]
+        return [
+            (chain, rule.judge(SSH[family]), rule.source, rule.dport, rule.marks, rule.target, rule.arguments)
+            for chain, chain_rules in found
+            for rule in chain_rules
+        ]
+
+    assert said("1.0.6") == said("1.1.3")
+    assert len({str(each) for each in said("1.0.6")}) > 15
+
+
+@pytest.mark.parametrize(
+    "step", [{"match": {}}, {"match": None}, {"vmap": 3}, {"jump": None}, 7, {}, {"limit": []}], ids=str
+)
+def test_a_form_that_nobody_knows_is_a_rule_that_may_do_anything(step: Any) -> None:
+    assert answer(step) == UNLIKELY
 
 
 def test_a_verdict_map_is_a_rule_for_each_of_its_lines() -> None:
