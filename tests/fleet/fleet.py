@@ -42,7 +42,8 @@ DOOR = """
     open_timeout = {open_timeout}
 """
 
-# What is not here is as sshd has it by default: PerSourcePenalties above all.
+# What is not here is as sshd has it by default: PerSourcePenalties above all. With SHLVL bash reads no ~/.bashrc, which
+# belongs to the person whose machine this is.
 SSHD = """
 HostKey {directory}/host_key
 AuthorizedKeysFile {key}.pub
@@ -51,6 +52,7 @@ StrictModes no
 UsePAM no
 PidFile none
 AcceptEnv FLEET_*
+SetEnv SHLVL=1
 Subsystem sftp internal-sftp
 """
 

@@ -116,7 +116,8 @@ class Way:
         return {**os.environ, "XDG_RUNTIME_DIR": str(self.runtime), "HOME": str(self.directory)}
 
     def start(self, *words: str, fdpass: bool = True, to: str = SERVER) -> subprocess.Popen[str]:
-        command = self.home.command("ssh", *self.options(fdpass), to, *words)
+        # A shell lets what it runs in the background ignore SIGINT, and so would this ssh
+        command = self.home.command("env", "--default-signal=INT", "ssh", *self.options(fdpass), to, *words)
         return subprocess.Popen(
             command,
             env=self.environment,
