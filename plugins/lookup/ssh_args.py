@@ -257,9 +257,9 @@ def _refuse(name: str, text: str) -> None:
 def _name_of(variables: Mapping[str, Any]) -> str:
     """Name the host that is connected to. With delegate_to, only the short name is that host's."""
     name, short = str(variables.get("inventory_hostname", "")), str(variables.get("inventory_hostname_short", ""))
-    if not short or short in (name, name.split(".")[0]):
+    if not short or short in (name, name.split(".", maxsplit=1)[0]):
         return name
-    found = [host for host in variables.get("hostvars") or () if short in (host, host.split(".")[0])]
+    found = [host for host in variables.get("hostvars") or () if short in (host, host.split(".", maxsplit=1)[0])]
     return found[0] if len(found) == 1 else short
 
 

@@ -80,7 +80,7 @@ def parse_profile(values: Any) -> Profile:
     host, port = values.get("host", ""), values.get("port", 0)
     if not isinstance(host, str) or not host.isprintable() or " " in host or host.startswith("-"):
         raise ProfileError("host is a name or an address")
-    if type(port) is not int or ("port" in values and not 1 <= port <= 65535):
+    if not isinstance(port, int) or isinstance(port, bool) or ("port" in values and not 1 <= port <= 65535):
         raise ProfileError("port is a number from 1 to 65535")
     jump = _parse_jump(values.get("jump", []))
     if jump and values.get("bind"):
