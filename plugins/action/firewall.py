@@ -248,7 +248,8 @@ class ActionModule(ActionBase):
         if answer["rc"] != 0:
             what = "%s%s" % (answer.get("stderr", ""), answer["stdout"])
             raise NotProven("knock-firewall %s: %s" % (arguments[0], what.strip()))
-        return str(answer["stdout"]).strip()
+        # Where ssh has a terminal, what a script of the host complains of comes first
+        return str(answer["stdout"]).strip().rpartition("\n")[2]
 
     def _take_back(self, token: str) -> str:
         """What `knock-firewall revert` says over the old connection, or else a new one; empty if both are gone."""

@@ -266,6 +266,7 @@ _HEAD = """\
 # module sesame.knock.firewall; run by the command knock-firewall.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 failed=0
+is_check=${1-} # else it is an undoing, of which nobody has to hear more
 
 own() { # COMMAND TABLE: our chains and what leads to them, as they are now
     "$1-save" -t "$2" 2>/dev/null | sed -n '@OWN@' | LC_ALL=C sort -s -k 2,2
@@ -305,7 +306,7 @@ bring() { # COMMAND TABLE PLACES CHAINS: to what standard input says; a place of
     esac
     for _ in 1 2 3; do # the rules of others may change between reading and writing
         if transaction "$1" "$2" "$3" "$4" "$wanted" | "$1-restore" -w 10 --noflush; then
-            echo "put back our rules of $1, table $2" >&2
+            [ -z "$is_check" ] || echo "put back our rules of $1, table $2" >&2
             return
         fi
     done

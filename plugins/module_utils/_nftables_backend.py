@@ -174,7 +174,7 @@ RULES
 nft -f - <<RULES || exit 1
 {remove}$wanted
 RULES
-echo "put back table {table}" >&2
+[ -z "${{1-}}" ] || echo "put back table {table}" >&2
 """
 
 
