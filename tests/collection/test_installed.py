@@ -234,11 +234,13 @@ def test_verify_proves_it_again_and_changes_nothing(first_run: FirstRun) -> None
 
 
 def test_verify_shows_all_hosts_and_fails_for_those_that_are_not_as_they_should_be(first_run: FirstRun) -> None:
+    on_host("systemctl stop knock-firewall-check.timer")  # it would put our rules back
     on_host("systemctl disable --quiet netfilter-persistent; iptables -A KNOCK-ADMIT -s 198.18.99.0/24 -j RETURN")
     try:
         run = play("sesame.knock.verify", "-i", "absent,", knock_sequence=NEXT_SEQUENCE)
     finally:
-        on_host("systemctl enable --quiet netfilter-persistent; iptables -D KNOCK-ADMIT -s 198.18.99.0/24 -j RETURN")
+        on_host("systemctl enable --quiet netfilter-persistent; systemctl start knock-firewall-check.timer")
+        on_host("knock-firewall check && ! iptables-save | grep 198.18.99.0")
     assert run.returncode != 0
     assert "allowlist: NO: live are " in run.stdout
     assert "boot: NO: netfilter-persistent not enabled" in run.stdout
