@@ -13,9 +13,9 @@ from typing import Iterator, NamedTuple, Sequence
 
 from ._gates import Gate
 from ._match import LIKELY, YES, Packet
-from ._rules import Ports, Table
+from ._rules import Ports
 from ._spans import EVERYWHERE, Spans, common, joined, of_network, size, without
-from ._walk import BaseChain, Packets, Walk, base_chains
+from ._walk import BaseChain, Packets, Walk
 
 _NOT_FROM_OUTSIDE = {
     # The kernel takes no packet with such a source from any interface but lo
@@ -59,11 +59,6 @@ class _Answer(NamedTuple):
     is_ban: bool = False
 
 
-def judge(tables: dict[str, Table], family: str, gates: Sequence[Gate]) -> Judgement:
-    """What is wrong with these tables of a family, `v4` or `v6`; no problem if every promise holds."""
-    return judge_chains(base_chains(tables, family), family, gates)
-
-
 class Case(NamedTuple):
     """The base chains that packets of a family meet, and when, in words that begin a sentence."""
 
@@ -73,17 +68,16 @@ class Case(NamedTuple):
 
 
 def judge_all(cases: Sequence[Case], gates: Sequence[Gate]) -> Judgement:
-    """What is wrong in any of these cases."""
+    """What is wrong in any of these cases; no problem if every promise holds."""
     problems, remarks = [], []
     for case in cases:
-        found = judge_chains(case.chains, case.family, gates)
+        found = _judge_chains(case.chains, case.family, gates)
         problems += [case.when + sentence for sentence in found.problems]
         remarks += [case.when + sentence for sentence in found.remarks]
     return Judgement(problems, remarks)
 
 
-def judge_chains(chains: Sequence[BaseChain], family: str, gates: Sequence[Gate]) -> Judgement:
-    """The same for the base chains that its packets meet."""
+def _judge_chains(chains: Sequence[BaseChain], family: str, gates: Sequence[Gate]) -> Judgement:
     judge_of_family = _Judge(chains, family)
     loop = judge_of_family.walk.loop()
     if loop:

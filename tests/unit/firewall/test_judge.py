@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import json
 import time
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 
 from ansible_collections.sesame.knock.plugins.module_utils._gates import Gate
-from ansible_collections.sesame.knock.plugins.module_utils._judge import Judgement, judge
+from ansible_collections.sesame.knock.plugins.module_utils._judge import Case, Judgement, judge_all
 from ansible_collections.sesame.knock.plugins.module_utils._rules import Table, after, parse, parse_ports
+from ansible_collections.sesame.knock.plugins.module_utils._walk import base_chains
 
 from .rendering import host_with, render
 
@@ -27,6 +28,11 @@ OPEN = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0
 CLOSED = OPEN.replace("INPUT ACCEPT", "INPUT DROP")
 SYN_REFUSAL = "`-A KNOCK-ADMIT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT --reject-with tcp-reset`"
 SYN_DROP = SYN_REFUSAL.replace("REJECT --reject-with tcp-reset", "DROP")
+
+
+def judge(tables: dict[str, Table], family: str, gates: Sequence[Gate]) -> Judgement:
+    """Hold tables of iptables to the promises of the gates."""
+    return judge_all([Case(base_chains(tables, family), family)], gates)
 
 
 def candidate(family: str, saved: str = OPEN, allow: tuple[str, ...] = ALLOW, **variables: Any) -> dict[str, Table]:
