@@ -22,15 +22,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A client and a server, nothing in front of its port 22."""
+def bare_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A client and a server whose port 22 nobody has yet."""
     made = Lab(tmp_path)
     try:
         made.build()
-        made.sshd()
         yield made
     finally:
         made.remove()
+
+
+@pytest.fixture
+def lab(bare_lab: Lab) -> Lab:
+    """A client and a server, nothing in front of its port 22."""
+    bare_lab.sshd()
+    return bare_lab
 
 
 @pytest.fixture

@@ -24,14 +24,9 @@ BOTH = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A client and a server whose port 22 nobody has yet."""
-    made = Lab(tmp_path)
-    try:
-        made.build()
-        yield made
-    finally:
-        made.remove()
+def lab(bare_lab: Lab) -> Lab:
+    """Without anybody on port 22, which a real sshd is to have."""
+    return bare_lab
 
 
 @pytest.fixture
