@@ -5,24 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator
 
+from .figures import Figure, cells
 from .measures import DOORS, FEW, MANY, MODERATE
 from .results import BOUND, C_KNOCKD, OURS, PEERS, SHIPPED_C_KNOCKD, SILENT_C_KNOCKD, Results, Share
 
 MIB = 1 << 20
-
-
-class Figure(NamedTuple):
-    """One line of the table."""
-
-    measure: str
-    values: dict[str, str]
-    """What each peer did, in words; a peer that the measure does not apply to is missing."""
-    ratio: str = ""
-    """Ours to C knockd's."""
-    aim: str = ""
-    met: bool | None = None
 
 
 def figures(results: Results) -> Iterator[Figure]:
@@ -149,17 +138,7 @@ def _compared(
 
 def table(results: Results) -> str:
     """All lines as text."""
-    rows: list[tuple[str, ...]] = [("", *PEERS, "ratio", "aim", "")]
-    rows += [
-        (
-            figure.measure,
-            *(figure.values.get(peer, "-") for peer in PEERS),
-            figure.ratio,
-            figure.aim,
-            "" if figure.met is None else "met" if figure.met else "MISSED",
-        )
-        for figure in figures(results)
-    ]
+    rows = cells(figures(results), PEERS)
     widths = [max(map(len, column)) for column in zip(*rows)]
     pads: list[Callable[[str, int], str]] = [str.ljust, *[str.rjust] * (len(PEERS) + 1), str.ljust, str.ljust]
     lines = ["  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths)).rstrip() for row in rows]

@@ -6,20 +6,10 @@
 from __future__ import annotations
 
 import statistics
-from typing import Iterator, NamedTuple
+from typing import Iterator
 
+from ..figures import Figure, cells
 from .results import ARTICLE, OURS, PLAIN, WAYS, Line, Results, median, overhead, play_seconds, ratio
-
-
-class Figure(NamedTuple):
-    """One line of the table."""
-
-    measure: str
-    values: dict[str, str]
-    """What each way did, in words; a way that the measure does not apply to is missing."""
-    ratio: str = ""
-    aim: str = ""
-    met: bool | None = None
 
 
 def figures(results: Results) -> Iterator[Figure]:
@@ -115,17 +105,7 @@ def _plays(results: Results) -> Iterator[Figure]:
 
 def table(results: Results) -> str:
     """All lines, as Markdown that can be read as it is."""
-    rows: list[tuple[str, ...]] = [("", *WAYS, "ratio", "aim", "")]
-    rows += [
-        (
-            figure.measure,
-            *(figure.values.get(way, "-") for way in WAYS),
-            figure.ratio,
-            figure.aim,
-            "" if figure.met is None else "met" if figure.met else "MISSED",
-        )
-        for figure in figures(results)
-    ]
+    rows = cells(figures(results), WAYS)
     widths = [max(3, *map(len, column)) for column in zip(*rows)]
     lines = ["| %s |" % " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     return "\n".join([lines[0], "|%s|" % "|".join("-" * (width + 2) for width in widths), *lines[1:]])
