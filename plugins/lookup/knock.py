@@ -111,9 +111,9 @@ from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
     wait_open,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._memo import once_in
-from ansible_collections.sesame.knock.plugins.module_utils._profile import ProfileError
+from ansible_collections.sesame.knock.plugins.module_utils._runtime import RuntimeDirectoryError
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import Knock, SequenceError, parse_sequence
-from ansible_collections.sesame.knock.plugins.module_utils._variables import read_sequences
+from ansible_collections.sesame.knock.plugins.module_utils._variables import given_sequences, read_sequences
 
 display = Display()
 
@@ -135,7 +135,7 @@ class LookupModule(LookupBase):
             if sequences and not in_check_mode(variables):
                 for host in hosts:
                     self._knock(host, sequences, variables)
-        except (KnockError, ProfileError, SequenceError) as error:
+        except (KnockError, RuntimeDirectoryError, SequenceError) as error:
             raise AnsibleLookupError("lookup sesame.knock.knock: %s" % error) from None
         return hosts
 
@@ -162,7 +162,7 @@ class LookupModule(LookupBase):
 
     def _sequences(self, variables: Mapping[str, Any]) -> list[tuple[Knock, ...]]:
         given = self.get_option("sequence")
-        texts = [given] if given else read_sequences(variables, self._templar).values()
+        texts = [given] if given else read_sequences(given_sequences(variables, self._templar)).values()
         return [parse_sequence(text) for text in texts]
 
     def _variable(self, variables: Mapping[str, Any], *names: str) -> Any:

@@ -77,31 +77,16 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-from ansible_collections.sesame.knock.plugins.module_utils._jump import (
-    JUMP,
-    JumpError,
-    config_file_in,
-    conflict_in,
-    destination,
-    host_words,
-    parse_jumps,
-    through,
-)
-from ansible_collections.sesame.knock.plugins.module_utils._profile import (
-    ProfileError,
-    keep_profile,
-    runtime_directory,
-)
-from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError
-from ansible_collections.sesame.knock.plugins.module_utils._ssh_config import look_up
-from ansible_collections.sesame.knock.plugins.module_utils._variables import read_sequences
+from ansible_collections.sesame.knock.plugins.module_utils._runtime import keep_profile, runtime_directory
+from ansible_collections.sesame.knock.plugins.module_utils._ssh_config import speaks_of_jumps
+from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences, read_sequences
 
 # The client's files are in its role: a collection may be cut down to meta, plugins, roles and playbooks.
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -110,6 +95,8 @@ KNOCK_PROXY = os.path.join(FILES, "knock-proxy")
 
 # Where Ansible takes arguments of ssh from, its configuration and command line in the second place.
 ARGUMENTS = ("ssh_args", "ssh_common_args", "ssh_extra_args", "sftp_extra_args", "scp_extra_args")
+# What speaks of a jump host, or names a configuration that may: -J, -F, ProxyJump, ProxyCommand.
+MAY_MATTER = re.compile(r"[JF]|(?i:proxy)")
 OURS = re.compile(r"\{\{-?\s*lookup\(\s*['\"]sesame\.knock\.ssh_args['\"][^{}]*\)\s*-?\}\}")
 
 _is_reading = False
@@ -128,76 +115,50 @@ class LookupModule(LookupBase):
             return [""]
         variables = variables or {}
         try:
-            # Not keyed by inventory_hostname: with delegate_to that is still the host which delegates.
-            sequences = read_sequences(variables, self._templar)
-            if not sequences and variables.get(JUMP) is None:
-                return [""]
-            texts = self._arguments_of(variables)
-            jump = self._jump_of(variables, texts)
-            if not sequences and not jump:
-                return [""]
-            for name, text in texts.items():
-                _refuse(name, text)
-            if not sequences:
-                return [" ".join(map(shlex.quote, through(jump)))]
-            return [arguments(self._profile(sequences, jump, self.get_option("family")))]
-        except (SequenceError, ProfileError, JumpError) as error:
+            return [self._words_for(variables)]
+        except ValueError as error:  # of a sequence, a profile, a jump: what defines them is imported only if needed
             raise AnsibleLookupError("lookup sesame.knock.ssh_args: %s" % error) from None
 
-    def _profile(self, sequences: Mapping[str, str], jump: list[str], family: str = "any") -> str:
-        """Write a profile, and give its path."""
+    def _words_for(self, variables: Mapping[str, Any]) -> str:
+        """Write the arguments for the host that is connected to.
+
+        Not keyed by inventory_hostname: with delegate_to that is still the host which delegates.
+        """
+        sequences = given_sequences(variables, self._templar)
+        if not sequences and variables.get(JUMP) is None:
+            return ""
+        texts = self._arguments_of(variables)
+        if variables.get(JUMP) is None and not any(map(MAY_MATTER.search, texts.values())) and not speaks_of_jumps():
+            return self._knocking(sequences, family=self.get_option("family"))
+        # Most fleets have no jump host, and each task would compile this anew.
+        from ansible_collections.sesame.knock.plugins.module_utils._way import Way, through
+
+        way = Way(self._templar, texts, self._knocking)
+        jump = way.to_jump_of(variables)
+        if not sequences and not jump:
+            return ""
+        way.refuse_conflicts()
+        if not sequences:
+            return shlex.join(through(jump))
+        return self._knocking(sequences, jump, self.get_option("family"))
+
+    def _knocking(self, sequences: Mapping[str, str], jump: Sequence[str] = (), family: str = "any") -> str:
+        """Write a profile, and the arguments that name it."""
         profile: dict[str, Any] = dict(sequences)
         profile["delay_ms"] = self.get_option("delay")
         profile["timeout"] = self.get_option("timeout")
         profile["family"] = family
         if jump:
-            profile["jump"] = jump
-        return keep_profile(profile)
+            profile["jump"] = list(jump)
 
-    def _jump_of(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
-        """Give the words of ssh that lead to the jump host of the host that is connected to; [] without one."""
-        given = variables.get(JUMP)
-        file = next(filter(None, map(config_file_in, texts.values())), None)
-        self._file = ["-F", os.path.abspath(os.path.expanduser(file))] if file else []
-        if given is not None:
-            inventory = variables.get("hostvars") or {}
-            return self._way(parse_jumps(self._templar.template(given)), _name_of(variables), inventory, ())
-        name = _name_of(variables)
-        address = self._templar.template(variables.get("ansible_host")) or name
-        port, user = (str(self._templar.template(variables.get(key)) or "") for key in ("ansible_port", "ansible_user"))
-        configured = look_up(str(address), port, user, file)
-        if configured.command:
-            raise JumpError(
-                "the configuration of ssh has the ProxyCommand %r for %s, which would be ignored. Set %s to its jump "
-                "host, or to none" % (configured.command, address, JUMP)
-            )
-        if not configured.jump:
-            return []
-        *before, last = configured.jump.split(",")
-        return [*self._file, *(["-J", ",".join(before)] if before else []), *destination(last)]
+        def read() -> dict[str, Any]:
+            from ansible_collections.sesame.knock.plugins.module_utils._profile import parse_profile
 
-    def _way(self, jumps: list[str], to: str, inventory: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
-        """Write the words of ssh that lead through these jump hosts, up to the host `to` if it is one of them."""
-        words: list[str] = []
-        for jump in jumps[: jumps.index(to)] if to in jumps else jumps:
-            words = self._step(jump, words, inventory, above)
-        return words
+            profile.update(read_sequences(sequences))
+            parse_profile(profile)
+            return profile
 
-    def _step(self, jump: str, before: list[str], inventory: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
-        """Write the words of ssh that lead to one jump host, behind those that lead to the one before."""
-        if jump not in inventory:
-            return [*self._file, *(through(before) if before else []), *destination(jump)]
-        if jump in above:
-            raise JumpError("%s leads in a circle: %s" % (JUMP, " to ".join((*above, jump))))
-        variables = inventory[jump]
-        if not before:
-            before = self._way(parse_jumps(variables.get(JUMP)), jump, inventory, (*above, jump))
-        sequences = read_sequences(variables, self._templar)
-        if sequences:
-            options = shlex.split(arguments(self._profile(sequences, before)))
-        else:
-            options = through(before) if before else []
-        return [*self._file, *options, *host_words(jump, variables)]
+        return arguments(keep_profile(profile, read))
 
     def _arguments_of(self, variables: Mapping[str, Any]) -> dict[str, str]:
         """Give all arguments of ssh that Ansible adds to ours, by the name of where they are set."""
@@ -242,25 +203,6 @@ def compiled() -> tuple[str, ...]:
     if os.path.isdir(os.path.join(package, "__pycache__")) or os.access(package, os.W_OK):
         return ()
     return ("-X", "pycache_prefix=" + os.path.join(runtime_directory(), "compiled"))
-
-
-def _refuse(name: str, text: str) -> None:
-    """Refuse arguments that would be ignored, or make ssh ignore ours."""
-    conflict = conflict_in(text)
-    if conflict:
-        raise JumpError(
-            "%s has %s, and ssh would ignore either that or the knock. Remove it, and name the jump host in the "
-            "variable %s, for the knock has to leave from there" % (name, conflict, JUMP)
-        )
-
-
-def _name_of(variables: Mapping[str, Any]) -> str:
-    """Name the host that is connected to. With delegate_to, only the short name is that host's."""
-    name, short = str(variables.get("inventory_hostname", "")), str(variables.get("inventory_hostname_short", ""))
-    if not short or short in (name, name.split(".", maxsplit=1)[0]):
-        return name
-    found = [host for host in variables.get("hostvars") or () if short in (host, host.split(".", maxsplit=1)[0])]
-    return found[0] if len(found) == 1 else short
 
 
 def _configured(option: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import shlex
 from functools import lru_cache
 from typing import Any, Mapping, Optional, Sequence
 
-JUMP = "knock_jump"
+from ._variables import JUMP
 
 # What can be a destination: nothing that ssh, or the shell that runs a ProxyCommand, could take for something else.
 _DESTINATION = re.compile(

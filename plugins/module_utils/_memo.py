@@ -11,7 +11,7 @@ import os
 import time
 from typing import Callable
 
-from ._profile import runtime_directory
+from ._runtime import runtime_directory
 
 
 def once_in(

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,49 +71,3 @@ def test_what_is_no_json_is_told_without_its_text(tmp_path: Path) -> None:
     with pytest.raises(profiles.ProfileError, match="not JSON") as failure:
         profiles.read_profile(str(path))
     assert "4242" not in str(failure.value)
-
-
-def test_a_kept_profile_is_private(runtime: Path) -> None:
-    old = os.umask(0)
-    try:
-        path = Path(profiles.keep_profile(GOOD))
-    finally:
-        os.umask(old)
-    assert path.parent == runtime
-    assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert json.loads(path.read_text()) == GOOD
-
-
-def test_the_same_profile_is_the_same_file_and_is_not_written_again(runtime: Path) -> None:
-    path = Path(profiles.keep_profile(GOOD))
-    before = path.stat()
-    assert profiles.keep_profile(dict(reversed(GOOD.items()))) == str(path)
-    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert profiles.keep_profile({"sequence": "1"}) != str(path)
-    assert len(list(runtime.iterdir())) == 2
-
-
-def test_a_bad_profile_is_not_kept(runtime: Path) -> None:
-    with pytest.raises(profiles.ProfileError):
-        profiles.keep_profile({"sequence": "abc"})
-    assert not list(runtime.iterdir())
-
-
-def test_a_runtime_directory_that_was_opened_up_is_closed(runtime: Path) -> None:
-    runtime.mkdir(mode=0o755)
-    profiles.keep_profile(GOOD)
-    assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
-
-
-def test_a_link_in_the_place_of_the_runtime_directory_is_refused(runtime: Path, tmp_path: Path) -> None:
-    runtime.symlink_to(tmp_path)
-    with pytest.raises(profiles.ProfileError, match="of your own"):
-        profiles.keep_profile(GOOD)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
-def test_the_runtime_directory_of_someone_else_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.chown(runtime.parent, 65534, 65534)
-    monkeypatch.setenv("HOME", str(runtime.parent.parent))
-    assert Path(profiles.keep_profile(GOOD)).parent == runtime.parent.parent / ".cache" / "sesame-knock"

@@ -26,7 +26,8 @@ from typing import NoReturn, Optional, Sequence
 
 from . import _knocker
 from ._knocker import KnockError
-from ._profile import Profile, runtime_directory
+from ._profile import Profile, ProfileError
+from ._runtime import RuntimeDirectoryError, runtime_directory
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 PERSIST = 60
@@ -89,7 +90,10 @@ class Jump:
         self._profile = profile
         *self._options, self._destination = profile.jump
         self.name = self._destination.replace("ssh://", "", 1)  # for messages
-        path = os.path.join(runtime_directory(), "jump-" + _digest(profile.jump))
+        try:
+            path = os.path.join(runtime_directory(), "jump-" + _digest(profile.jump))
+        except RuntimeDirectoryError as error:
+            raise ProfileError(str(error)) from None
         # A name of a socket has 104 bytes at most (macOS, unix(4)), of which ssh needs 17 for one that it is making.
         if len(os.fsencode(path)) > 104 - 1 - 17:
             os.chdir(os.path.dirname(path))
