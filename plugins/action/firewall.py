@@ -22,7 +22,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import connection_loader
+from ansible.plugins.loader import connection_loader, lookup_loader
 from ansible.utils.display import Display
 
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import (
@@ -32,17 +32,9 @@ from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import
 )
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import COMMAND
 from ansible_collections.sesame.knock.plugins.module_utils._knock_task import fill_in
-from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
-    KnockError,
-    StillOpen,
-    Target,
-    is_open,
-    knock,
-    resolve,
-    wait_closed,
-    wait_open,
-)
+from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError, StillOpen
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError, parse_sequence
+from ansible_collections.sesame.knock.plugins.module_utils._vantage import vantage_for
 
 display = Display()
 
@@ -89,6 +81,11 @@ class ActionModule(ActionBase):
                 failed=True,
                 msg="sesame.knock.firewall: prove needs a sequence: set knock_sequence, or prove: false",
             )
+        lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
+        try:
+            self._vantage = vantage_for(lookup, self._connection, self._vars)
+        except ValueError as error:  # a jump host that is none
+            return dict(result, failed=True, msg="sesame.knock.firewall: %s" % error)
         try:
             result.update(self._module(state="applied"))
         except AnsibleConnectionFailure as error:
@@ -144,7 +141,7 @@ class ActionModule(ActionBase):
 
     def _prove(self, result: dict[str, Any]) -> None:
         """See the port closed, knock, log in over a new connection, see the port closed again. Raises if one fails."""
-        target = resolve(self._parameters["host"])
+        target = self._vantage.resolve(self._parameters["host"])
         port = self._parameters["port"] or 22
         session = self._session()
         seen = session[0].partition("%")[0] if session else ""
@@ -155,7 +152,7 @@ class ActionModule(ActionBase):
         if is_stranger:
             self._close(target, port)
             steps.append("port %d is closed without a knock" % port)
-            wait_open(target, port, [self._knocks])
+            self._vantage.wait_open(target, port, [self._knocks])
             steps.append("a knock opens it")
         else:
             steps.append("%s is on the allowlist: that strangers are refused cannot be seen from there" % seen)
@@ -163,8 +160,8 @@ class ActionModule(ActionBase):
                 self._knock_until_admitted(target, seen)
                 steps.append("the kernel has admitted it by a knock")
             else:
-                knock(target, self._knocks)
-            if not is_open(target, port):
+                self._vantage.knock(target, self._knocks)
+            if not self._vantage.is_open(target, port):
                 raise NotProven("port %d of %s is closed to its allowlist" % (port, target))
 
         self._connection = self._new_connection()
@@ -176,22 +173,22 @@ class ActionModule(ActionBase):
             self._close(target, port)
             steps.append("the port is closed again")
 
-    def _close(self, target: Target, port: int) -> None:
+    def _close(self, target: Any, port: int) -> None:
         """Wait for the door to close; a door that stays open gets its closing knock."""
         patience = self._parameters["open_timeout"] + 10
         if not self._closing_knocks:
-            return wait_closed(target, port, patience)
+            return self._vantage.wait_closed(target, port, patience)
         for attempts_left in (2, 1, 0):
-            knock(target, self._closing_knocks)
+            self._vantage.knock(target, self._closing_knocks)
             try:
-                return wait_closed(target, port, patience / 3)
+                return self._vantage.wait_closed(target, port, patience / 3)
             except StillOpen:
                 if not attempts_left:
                     raise
 
-    def _knock_until_admitted(self, target: Target, seen: str) -> None:
+    def _knock_until_admitted(self, target: Any, seen: str) -> None:
         for dummy in range(3):
-            knock(target, self._knocks)
+            self._vantage.knock(target, self._knocks)
             answer = self._execute_module(module_name="sesame.knock.knock_info", module_args={}, task_vars=self._vars)
             if answer.get("failed"):
                 raise NotProven("the host does not say whom it admits: %s" % answer.get("msg", ""))

@@ -9,9 +9,11 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
 
 from ansible_collections.sesame.knock.plugins.module_utils._knock_task import ARGUMENT_SPEC, BadTask, fill_in, perform
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError
+from ansible_collections.sesame.knock.plugins.module_utils._vantage import vantage_for
 
 
 class ActionModule(ActionBase):
@@ -34,8 +36,10 @@ class ActionModule(ActionBase):
                 self._execute_module(module_name="sesame.knock.knock", module_args=arguments, task_vars=task_vars)
             )
             return result
+        lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
         try:
-            result.update(perform(checked.validated_parameters, self._task.check_mode))
-        except (BadTask, KnockError) as error:
+            vantage = vantage_for(lookup, self._connection, task_vars)
+            result.update(perform(checked.validated_parameters, self._task.check_mode, vantage))
+        except (BadTask, KnockError, ValueError) as error:  # the last one of a sequence, or a jump that is none
             result.update(failed=True, msg=str(error))
         return result

@@ -68,6 +68,8 @@ options:
     choices: [any, ipv4, ipv6]
     default: any
 notes:
+  - A host with a C(knock_jump) is an error. The door would open to the jump host, and what asks for the address
+    connects from the controller. Where that is right, set C(knock_jump=none) for the task.
   - A template of C(hostvars[other].ansible_host) that holds this lookup knocks at that other host. Give the address in
     C(knock_host), and use that.
 seealso:
@@ -102,6 +104,7 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 
+from ansible_collections.sesame.knock.plugins.module_utils._jump import JumpError, parse_jumps
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
     OPEN_BEFORE,
     KnockError,
@@ -113,7 +116,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
 from ansible_collections.sesame.knock.plugins.module_utils._memo import once_in
 from ansible_collections.sesame.knock.plugins.module_utils._runtime import RuntimeDirectoryError
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import Knock, SequenceError, parse_sequence
-from ansible_collections.sesame.knock.plugins.module_utils._variables import given_sequences, read_sequences
+from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences, read_sequences
 
 display = Display()
 
@@ -133,9 +136,10 @@ class LookupModule(LookupBase):
         try:
             sequences = self._sequences(variables)
             if sequences and not in_check_mode(variables):
+                self._refuse_jump(variables)
                 for host in hosts:
                     self._knock(host, sequences, variables)
-        except (KnockError, RuntimeDirectoryError, SequenceError) as error:
+        except (JumpError, KnockError, RuntimeDirectoryError, SequenceError) as error:
             raise AnsibleLookupError("lookup sesame.knock.knock: %s" % error) from None
         return hosts
 
@@ -159,6 +163,14 @@ class LookupModule(LookupBase):
             return not self.get_option("confirm") or is_open(resolve(host, self.get_option("family")), port)
 
         once_in(open_timeout * SHARE_OF_OPEN_TIME, "%s %d %s" % (host, port, sequences), act, is_still_open)
+
+    def _refuse_jump(self, variables: Mapping[str, Any]) -> None:
+        jumps = parse_jumps(self._variable(variables, JUMP))
+        if jumps:
+            raise JumpError(
+                "%s is %s, and a knock from there opens no door to the controller, which connects itself. Where it "
+                "reaches the host without a jump, set %s: none for this task" % (JUMP, ",".join(jumps), JUMP)
+            )
 
     def _sequences(self, variables: Mapping[str, Any]) -> list[tuple[Knock, ...]]:
         given = self.get_option("sequence")

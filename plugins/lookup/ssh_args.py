@@ -78,7 +78,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible import constants
 from ansible.errors import AnsibleError, AnsibleLookupError
@@ -87,6 +87,9 @@ from ansible.plugins.lookup import LookupBase
 from ansible_collections.sesame.knock.plugins.module_utils._runtime import keep_profile, runtime_directory
 from ansible_collections.sesame.knock.plugins.module_utils._ssh_config import speaks_of_jumps
 from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences, read_sequences
+
+if TYPE_CHECKING:
+    from ansible_collections.sesame.knock.plugins.module_utils._way import Way
 
 # The client's files are in its role: a collection may be cut down to meta, plugins, roles and playbooks.
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -128,19 +131,29 @@ class LookupModule(LookupBase):
         if not sequences and variables.get(JUMP) is None:
             return ""
         texts = self._arguments_of(variables)
-        if variables.get(JUMP) is None and not any(map(MAY_MATTER.search, texts.values())) and not speaks_of_jumps():
-            return self._knocking(sequences, family=self.get_option("family"))
-        # Most fleets have no jump host, and each task would compile this anew.
-        from ansible_collections.sesame.knock.plugins.module_utils._way import Way, through
-
-        way = Way(self._templar, texts, self._knocking)
-        jump = way.to_jump_of(variables)
+        way = self._way_for(variables, texts)
+        jump = way.to_jump_of(variables) if way else []
         if not sequences and not jump:
             return ""
-        way.refuse_conflicts()
-        if not sequences:
-            return shlex.join(through(jump))
+        if way:
+            way.refuse_conflicts()
+            if not sequences:
+                return shlex.join(way.through(jump))
         return self._knocking(sequences, jump, self.get_option("family"))
+
+    def jump_of(self, variables: Mapping[str, Any]) -> list[str]:
+        """Give the words of ssh that lead to the jump host of the host that is connected to; [] without one."""
+        self.set_options(var_options=variables, direct={})
+        way = self._way_for(variables, self._arguments_of(variables))
+        return way.to_jump_of(variables) if way else []
+
+    def _way_for(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> Way | None:
+        """Give what knows of jump hosts, if anything speaks of one: few fleets have any, and it takes time to load."""
+        if variables.get(JUMP) is None and not any(map(MAY_MATTER.search, texts.values())) and not speaks_of_jumps():
+            return None
+        from ansible_collections.sesame.knock.plugins.module_utils._way import Way
+
+        return Way(self._templar, texts, self._knocking)
 
     def _knocking(self, sequences: Mapping[str, str], jump: Sequence[str] = (), family: str = "any") -> str:
         """Write a profile, and the arguments that name it."""

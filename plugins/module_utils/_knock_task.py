@@ -8,20 +8,13 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Mapping
 
-from ._knocker import (
-    CLOSED_TIMEOUT,
-    DELAY,
-    FAMILIES,
-    OPEN_BEFORE,
-    TIMEOUT,
-    StillOpen,
-    Target,
-    resolve,
-    wait_closed,
-    wait_open,
-)
-from ._knocker import knock as send
+from . import _knocker
+from ._knocker import CLOSED_TIMEOUT, DELAY, FAMILIES, OPEN_BEFORE, TIMEOUT, StillOpen
 from ._sequence import Knock, SequenceError, parse_sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._vantage import Vantage
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "host": {"type": "str"},
@@ -59,7 +52,7 @@ class BadTask(Exception):
     """Arguments that make no sense; the message is one sentence that names the option."""
 
 
-def perform(arguments: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+def perform(arguments: Mapping[str, Any], check_mode: bool, vantage: Vantage = _knocker) -> dict[str, Any]:
     """Knock as the arguments say; the result is what the task returns. Raises BadTask or KnockError."""
     host, port = arguments["host"], arguments["port"] or 22
     opening = arguments["state"] == "open"
@@ -85,33 +78,40 @@ def perform(arguments: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         after = " and wait until port %d is %s" % (port, arguments["state"]) if arguments["wait"] else ""
         return dict(result, msg="Would %s%s." % (what, after))
 
-    sent: list[Knock] = []
     begin = time.monotonic()
-    target = resolve(host, arguments["family"])
+    target = vantage.resolve(host, arguments["family"])
     if opening and arguments["wait"]:
-        result["was_open"] = wait_open(target, port, [knocks], delay, timeout, sent.append).was_open
-        if result["was_open"]:
+        opened = vantage.wait_open(target, port, [knocks], delay, timeout)
+        sent = opened.knocks
+        result["was_open"] = opened.was_open
+        if opened.was_open:
             result["warnings"] = [OPEN_BEFORE % (port, target)]
     elif opening:
-        send(target, knocks, delay, sent.append)
+        vantage.knock(target, knocks, delay)
+        sent = len(knocks)
     else:
-        _close(target, port, knocks, delay, timeout if arguments["wait"] else 0, sent)
-    return dict(result, address=target.address, knocks=len(sent), elapsed=round(time.monotonic() - begin, 4))
+        sent = _close(vantage, target, port, knocks, delay, timeout if arguments["wait"] else 0)
+    return dict(result, address=target.address, knocks=sent, elapsed=round(time.monotonic() - begin, 4))
 
 
-def _close(
-    target: Target, port: int, knocks: tuple[Knock, ...], delay: float, timeout: float, sent: list[Knock]
-) -> None:
-    """Send the closing knock, if there is one, and wait for the port to close; repeat a knock that may be lost."""
+def _close(vantage: Vantage, target: Any, port: int, knocks: tuple[Knock, ...], delay: float, timeout: float) -> int:
+    """Send the closing knock, if there is one, and wait for the port to close; repeat a knock that may be lost.
+
+    The result is how many packets were sent.
+    """
     deadline = time.monotonic() + timeout
+    sent = 0
     while knocks:
-        send(target, knocks, delay, sent.append)
+        vantage.knock(target, knocks, delay)
+        sent += len(knocks)
         if not timeout:
-            return
+            return sent
         try:
-            return wait_closed(target, port, min(2.0, max(0.0, deadline - time.monotonic())))
+            vantage.wait_closed(target, port, min(2.0, max(0.0, deadline - time.monotonic())))
+            return sent
         except StillOpen:
             if time.monotonic() >= deadline:
                 raise StillOpen("port %d of %s is still open after the closing knock" % (port, target)) from None
     if timeout:
-        wait_closed(target, port, timeout)
+        vantage.wait_closed(target, port, timeout)
+    return sent

@@ -13,8 +13,6 @@ from ._jump import JumpError, config_file_in, conflict_in, destination, host_wor
 from ._ssh_config import look_up
 from ._variables import JUMP, given_sequences
 
-__all__ = ("Way", "through")
-
 
 class Way:
     """Finds it, among these arguments of ssh, which are listed by the name of where they are set.
@@ -51,6 +49,11 @@ class Way:
             return []
         *before, last = configured.jump.split(",")
         return [*self._file, *(["-J", ",".join(before)] if before else []), *destination(last)]
+
+    @staticmethod
+    def through(jump: list[str]) -> list[str]:
+        """Write the words of ssh that go through the jump host to which these words lead, without a knock."""
+        return through(jump)
 
     def refuse_conflicts(self) -> None:
         """Refuse arguments that would be ignored, or make ssh ignore ours."""

@@ -141,6 +141,8 @@ requirements:
   - flock (util-linux) and a POSIX shell for the revert
   - iproute2 and nftables for the rehearsal
 notes:
+  - Behind a jump host (the variable C(knock_jump), or a C(ProxyJump) in your configuration of ssh) the proof knocks
+    from there, and sees from there that the port is closed.
   - A change that another run has left waiting is put back first; that run can no longer confirm it.
   - The command C(knock-firewall) of the host says what is under way, and ends it by hand.
 seealso:

@@ -19,6 +19,9 @@ description:
     C(gather_facts=false), or P(sesame.knock.ssh_args#lookup), until then.
   - With C(delegate_to) the knock leaves from that machine, a bastion for example. The arguments and variables are still
     those of the host that the task is for.
+  - Behind a jump host (the variable C(knock_jump), or a C(ProxyJump) in your configuration of ssh, where the host is
+    connected to by ssh) the knock leaves from there, over a login of its own, and the port is open or closed as seen
+    from there. That needs C(python3) on the jump host.
   - The whole knock is repeated, slower and slower, while the port stays closed.
   - A port that was open before the knock is a warning. Its firewall may not be on. It is also open to a machine that
     gets in without a knock, and while an earlier knock counts.

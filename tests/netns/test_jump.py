@@ -432,33 +432,67 @@ def test_a_jump_host_that_freezes_is_given_up(way: Way) -> None:
     assert not way.masters()
 
 
-def test_ansible_goes_through_a_jump_host_that_is_behind_a_knock(bare: Way, tmp_path: Path) -> None:
+class Inventory:
+    """Two hosts of an inventory, web1 behind gate, and the real Ansible at home."""
+
+    def __init__(self, way: Way, gate: dict[str, Any]) -> None:
+        way.options()  # writes the file for host keys and the like
+        self._way = way
+        self._directory = way.directory
+        common = {
+            "ansible_ssh_args": "-F %s/bastion -o ControlMaster=no" % way.directory,
+            "ansible_ssh_private_key_file": "%s/user" % way.directory,
+            "ansible_ssh_common_args": "{{ lookup('sesame.knock.ssh_args') }}",
+            "knock_jump": "gate",
+        }
+        hosts = {
+            "gate": {"ansible_host": BASTION, **gate},
+            "web1": {"ansible_host": SERVER, "knock_sequence": SEQUENCE},
+        }
+        (way.directory / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
+        tree = way.directory / "collections" / "ansible_collections" / "sesame"
+        tree.mkdir(parents=True)
+        (tree / "knock").symlink_to(Path(__file__).parents[2])
+
+    def run(self, hosts: str, module: str, arguments: str = "") -> subprocess.CompletedProcess[str]:
+        collections = str(self._directory / "collections")
+        environment = {**self._way.environment, "ANSIBLE_COLLECTIONS_PATH": collections, "ANSIBLE_NOCOLOR": "1"}
+        words = [str(Path(sys.executable).parent / "ansible"), "-i", str(self._directory / "hosts.json"), hosts]
+        command = self._way.home.command(*words, "-m", module, "-a", arguments)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_ansible_goes_through_a_jump_host_that_is_behind_a_knock(bare: Way) -> None:
     """What the lookup ssh_args makes of an inventory, all the way."""
     way = bare
     way.start_sshd(way.jump, "jump")
     close_server(way)
-    way.options()  # writes the file for host keys and the like
     daemon = close_jump(way)
-    mine = "-F %s/bastion -o ControlMaster=no" % tmp_path
-    common = {
-        "ansible_ssh_args": mine,
-        "ansible_ssh_private_key_file": "%s/user" % tmp_path,
-        "ansible_ssh_common_args": "{{ lookup('sesame.knock.ssh_args') }}",
-        "knock_jump": "gate",
-    }
-    hosts = {
-        "gate": {"ansible_host": BASTION, "knock_sequence": SEQUENCE_OF_JUMP},
-        "web1": {"ansible_host": SERVER, "knock_sequence": SEQUENCE},
-    }
-    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
-    tree = tmp_path / "collections" / "ansible_collections" / "sesame"
-    tree.mkdir(parents=True)
-    (tree / "knock").symlink_to(Path(__file__).parents[2])
-    environment = {**way.environment, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_NOCOLOR": "1"}
-    program = str(Path(sys.executable).parent / "ansible")
-    words = [program, "-i", str(tmp_path / "hosts.json"), "all", "-m", "raw", "-a", "echo from $SSH_CONNECTION"]
-    done = subprocess.run(way.home.command(*words), env=environment, capture_output=True, text=True, timeout=120)
+    done = Inventory(way, gate={"knock_sequence": SEQUENCE_OF_JUMP}).run("all", "raw", "echo from $SSH_CONNECTION")
     assert done.returncode == 0, done.stdout
     assert "from %s " % JUMP in done.stdout  # web1
     assert "from %s " % HOME in done.stdout  # gate, directly
     assert HOME in daemon.log and HOME not in daemon_of(way).log
+
+
+def test_the_module_knock_knocks_and_looks_from_the_jump_host(way: Way) -> None:
+    inventory = Inventory(way, gate={})
+    done = inventory.run("web1", "sesame.knock.knock")
+    assert done.returncode == 0, done.stdout
+    answer = json.loads(done.stdout.partition("=> ")[2])
+    assert (answer["address"], answer["knocks"] % 3, answer["was_open"]) == (SERVER, 0, False)
+    assert JUMP in daemon_of(way).log and HOME not in daemon_of(way).log
+    assert inventory.run("web1", "sesame.knock.knock", "wait=false").returncode == 0
+    assert inventory.run("web1", "sesame.knock.knock", "state=closed").returncode == 0
+    daemon_of(way).kill()
+    failed = inventory.run("web1", "sesame.knock.knock", "timeout=1")
+    assert "from %s: port 22 of %s stays closed" % (BASTION, SERVER) in failed.stdout
+
+
+def test_the_module_knock_says_why_a_jump_host_does_not_knock(bare: Way) -> None:
+    """There is no sshd on it."""
+    failed = Inventory(bare, gate={}).run("web1", "sesame.knock.knock")
+    assert failed.returncode
+    assert "the jump host %s is gone: ssh: connect to host %s port 22: Connection refused" % (BASTION, BASTION) in (
+        failed.stdout
+    )

@@ -247,6 +247,18 @@ def test_the_lookup_sends_nothing_in_check_mode_or_without_a_sequence(ansible: A
     assert door.arrived == []
 
 
+def test_the_lookup_does_not_knock_for_somebody_else(ansible: Ansible, door: Door) -> None:
+    """Behind a jump host the door would open to that, and not to the controller that asks."""
+    text = "msg={{ lookup('sesame.knock.knock', '127.0.0.1', port=%d) }}" % door.port
+    run = ("ansible", "localhost", "-m", DEBUG, "-a", text)
+    done = ansible(*run, *extra(knock_sequence=door.sequence, knock_jump="bastion"))
+    assert done.returncode != 0
+    assert "knock_jump is bastion" in done.stdout
+    assert "set knock_jump: none for this task" in done.stdout
+    assert door.arrived == []
+    assert message(ansible(*run, *extra(knock_sequence=door.sequence, knock_jump="none"))) == "127.0.0.1"
+
+
 def test_the_lookup_can_be_the_ansible_host(ansible: Ansible, door: Door, tmp_path: Path) -> None:
     arguments = play(
         tmp_path,

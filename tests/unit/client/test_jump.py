@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.sesame.knock.plugins.module_utils import _jump as jumps
 from ansible_collections.sesame.knock.plugins.module_utils import _ssh_config as ssh_config
 from sesame_knock import _profile as profiles
-from sesame_knock import jump as client
+from sesame_knock import _sender as sender
 
 from .test_ansible import DEBUG, SSH_ARGS, extra, message, play, profile_of
 
@@ -138,12 +138,11 @@ def test_the_command_knock_does_not_ignore_a_jump(
 def test_the_sender_is_a_program_of_its_own_and_quotes_what_it_gets() -> None:
     """It needs no file, no Python newer than any with these features, and takes no host's name for code."""
     host = "x'\"\\\n{order}%s.invalid"
-    profile = profiles.parse_profile({**GOOD, "timeout": 1})
-    done = subprocess.run(
-        ["/usr/bin/python3", "-IS", "-"], input=client.sender(profile, host, 22), capture_output=True, text=True
-    )
-    assert done.stdout.startswith("sesame-knock: 3 no address for the host x'\""), done.stderr
-    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    sequences = profiles.parse_profile(GOOD).sequences
+    program = sender.program("wait_open", host, "any", 22, sequences, 0.002, 1.0)
+    done = subprocess.run(["/usr/bin/python3", "-IS", "-"], input=program, capture_output=True)
+    assert done.stdout.startswith(b"sesame-knock: 3 no address for the host x'\""), done.stderr
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
 
 
 # What Ansible's ssh gets

@@ -8,8 +8,7 @@ programs of ssh do it, and no file is ever written on the jump host:
 
 1. A master (ControlMaster) that logs in there, once for all connections of a minute, under a lock: fifty that start at
    the same time are one login, where sshd's MaxStartups would refuse most of fifty.
-2. `python3 -IS -` there, whose program comes over stdin with the order, sequences included: the knocker's own source,
-   so that all knock alike. It answers one line.
+2. `python3 -IS -` there, whose program, sequences included, comes over stdin. It answers one line.
 3. `ssh -W ADDRESS:PORT` through the master, to the very address that was knocked at. Its other end is for the ssh that
    waits for a descriptor.
 """
@@ -24,63 +23,15 @@ import socket
 import time
 from typing import NoReturn, Optional, Sequence
 
-from . import _knocker
-from ._knocker import KnockError
 from ._profile import Profile, ProfileError
 from ._runtime import RuntimeDirectoryError, runtime_directory
+from ._sender import COMMAND, OPTIONS, PATIENCE, FromJump, JumpFailed, answer_in, last_line, no_answer, program
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 PERSIST = 60
 """Seconds that a master stays after its last connection."""
 SESSIONS = 8
 """Senders that run at the same time over one master: sshd's MaxSessions is 10, forwarded connections do not count."""
-PATIENCE = 10.0
-"""Seconds for the jump host to log in, to start a sender and to answer, beyond those that knocking takes."""
-
-ANSWER = "sesame-knock:"
-"""What a line of the sender begins with; a login shell may say something too."""
-
-# What the person's configuration says of the jump host counts, but for what would do more than jump.
-OPTIONS = (
-    *("-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"),
-    *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
-)
-
-# The knocker needs of the grammar of sequences only what a knock is: they come parsed.
-SENDER = """\
-import sys
-sys.tracebacklimit = 0
-def load(name, source):
-    module = sys.modules["sesame_knock." + name] = type(sys)("sesame_knock." + name)
-    module.__package__ = "sesame_knock"
-    exec(compile(source, module.__name__, "exec"), module.__dict__)
-    return module
-sys.modules["sesame_knock"] = type(sys)("sesame_knock")
-Knock = load("_sequence", "from collections import namedtuple\\nKnock = namedtuple('Knock', 'port protocol')").Knock
-knocker = load("_knocker", {source})
-host, port, family, sequences, delay, timeout = {order}
-try:
-    target = knocker.resolve(host, family)
-    knocker.wait_open(target, port, [[Knock(*item) for item in knocks] for knocks in sequences], delay, timeout)
-    status, words = 0, target.address + ("%%%d" % target.scope if target.scope else "")
-except knocker.KnockError as error:
-    status, words = error.status, str(error)
-print("{answer}", status, " ".join(words.split()))
-"""
-
-
-class JumpFailed(KnockError):
-    """The jump host does not let us in, run the sender, or connect on."""
-
-    status = 7
-
-
-class FromJump(KnockError):
-    """What the knocker on the jump host has to say, with its own status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Jump:
@@ -145,7 +96,7 @@ class Jump:
         if _is_at_its_end(ours):
             raise JumpFailed(
                 "the jump host %s does not connect to %s: %s. Does its sshd allow it (AllowTcpForwarding)?"
-                % (self.name, _socket_address(address, port), _last_line(_read_all(said)) or "no reason is given")
+                % (self.name, _socket_address(address, port), last_line(_read_all(said)) or "no reason is given")
             )
         self._children.clear()
         return ours
@@ -165,7 +116,7 @@ class Jump:
         if status:
             raise JumpFailed(
                 "no login at the jump host %s: %s. Does a login there work by itself, without a question?"
-                % (self.name, _last_line(words) or "ssh ended with status %d" % status)
+                % (self.name, last_line(words) or "ssh ended with status %d" % status)
             )
         if words:
             os.write(STDERR, words)  # warnings, which are for the person
@@ -176,13 +127,14 @@ class Jump:
         there, stdin = os.pipe()
         answer, stdout = os.pipe()
         said, stderr = os.pipe()
-        child = self._start(self._ssh(command="python3 -IS -"), there, stdout, stderr)
+        order = ("wait_open", host, profile.family, port, profile.sequences, profile.delay, profile.timeout)
+        child = self._start(self._ssh(command=COMMAND), there, stdout, stderr)
         for descriptor in (there, stdout, stderr):
             os.close(descriptor)
-        with os.fdopen(stdin, "wb") as program, os.fdopen(answer, "rb", 0) as heard, os.fdopen(said, "rb", 0) as errors:
+        with os.fdopen(stdin, "wb") as stream, os.fdopen(answer, "rb", 0) as heard, os.fdopen(said, "rb", 0) as errors:
             try:
-                program.write(sender(profile, host, port).encode())
-                program.close()
+                stream.write(program(*order))
+                stream.close()
             except BrokenPipeError:
                 pass  # its end says why
             deadline = time.monotonic() + profile.timeout + PATIENCE
@@ -196,30 +148,16 @@ class Jump:
                     )
                 part = heard.read(65536)
                 answers += part
-                if not part or _answer(answers):
+                if not part or answer_in(answers):
                     break
-            found = _answer(answers)
+            found = answer_in(answers)
             if found:
                 status, words = found
                 if status:
                     raise FromJump(status, "from %s: %s" % (self.name, words))
-                return words
+                return words.split()[0]
             status = self._reap(child)
-            raise self._no_answer(status, errors.read() or answers)
-
-    def _no_answer(self, status: int, said: bytes) -> JumpFailed:
-        words = _last_line(said)
-        if status == 127:
-            return JumpFailed(
-                "the jump host %s has no python3, which sends the knocks from there. Install it: apt install python3"
-                % self.name
-            )
-        if status == 255:
-            return JumpFailed("the jump host %s is gone: %s" % (self.name, words))
-        return JumpFailed(
-            "the jump host %s did not run python3, which sends the knocks from there (status %d): %s. The account "
-            "there must be allowed to run it" % (self.name, status, words or "it said nothing")
-        )
+            raise no_answer(self.name, status, errors.read() or answers)
 
     def _ssh(self, *options: str, command: str = "") -> list[str]:
         """Give the words of an ssh to the jump host. The first value of an option counts: ours."""
@@ -286,24 +224,6 @@ class Jump:
             raise KeyboardInterrupt
 
 
-def sender(profile: Profile, host: str, port: int) -> str:
-    """Write the program that the jump host runs."""
-    with open(_knocker.__file__, encoding="utf-8") as file:
-        source = file.read()
-    sequences = [[tuple(item) for item in knocks] for knocks in profile.sequences]
-    order = (host, port, profile.family, sequences, profile.delay, profile.timeout)
-    return SENDER.format(source=ascii(source), order=ascii(order), answer=ANSWER)
-
-
-def _answer(said: bytes) -> tuple[int, str] | None:
-    """Find the sender's line in what the jump host has said, if it is there as a whole."""
-    for line in said.decode(errors="replace").splitlines(keepends=True):
-        words = line.split(None, 2)
-        if line.endswith("\n") and len(words) == 3 and words[0] == ANSWER and words[1].isdecimal():
-            return int(words[1]), "".join(filter(str.isprintable, words[2]))
-    return None
-
-
 def _digest(words: Sequence[str]) -> str:
     """Name a master: by all words, because one address behind two jump hosts is two machines."""
     from hashlib import sha256
@@ -346,12 +266,6 @@ def _read_all(descriptor: int) -> bytes:
         said += part
         if not part:
             return said
-
-
-def _last_line(said: bytes) -> str:
-    """Give what a program said last, which is what it ended by; the line is for a sentence."""
-    lines = ["".join(filter(str.isprintable, line)).strip() for line in said.decode(errors="replace").split("\n")]
-    return next((line.rstrip(".") for line in reversed(lines) if line), "")
 
 
 def _interrupt(_number: int, _frame: Optional[object]) -> NoReturn:
