@@ -168,6 +168,7 @@ class LoginPlace(Place):
 def ansible(directory: Path, collection: Path, keys: Path) -> dict[str, str]:
     """The environment of an Ansible that has nothing of the machine's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # a person's Ansible keeps compiled what it imports
     runtime = directory / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
     return {
