@@ -20,9 +20,13 @@ import time
 from pathlib import Path
 from typing import Callable
 
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
 from ..netns.lab import clean_up_when_ended
 from .conftest import HOSTS
-from .controller import Controller, Task
+from .controller import ONE_LINE, Controller, Task
 from .fleet import Fleet
 
 RAW: Task = {"ansible.builtin.raw": "true"}
@@ -82,6 +86,31 @@ def knock_milliseconds(fleet: Fleet) -> tuple[float, float]:
     return statistics.median(times["knocked"]), statistics.median(times["plain"])
 
 
+def line_milliseconds() -> float:
+    """Processor time that a task's fork needs for the one line of group_vars, which loads the lookup: the median."""
+    init_plugin_loader([])
+    variables = {"inventory_hostname": "web1", "knock_sequence": "4242,1717:udp,3131"}
+
+    def template(text: str) -> None:
+        Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text))
+
+    template("{{ inventory_hostname }}")  # what Ansible itself has loaded before it forks
+    times = []
+    for _ in range(30):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            begin = time.process_time()
+            template(ONE_LINE)
+            os.write(writer, str(time.process_time() - begin).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            times.append(float(said.read()) * 1000)
+    return statistics.median(times[1:])  # the first one writes the profile
+
+
 def main() -> None:
     clean_up_when_ended()
     fleet = Fleet(HOSTS)
@@ -106,6 +135,7 @@ def main() -> None:
             "each further task: %.1f s, %.3f processor seconds a host"
             % ((wall_many - wall_one) / TASKS, (many - one) / TASKS / HOSTS)
         )
+        print("of a task, what evaluating ssh_args costs: %.1f ms of a processor" % line_milliseconds())
         print(
             "memory: a fork %.1f MB (median), Ansible itself %.0f MB" % (sizes[len(sizes) // 2] / 1e3, sizes[-1] / 1e3)
         )
