@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns firewall fleet sanity collection molecule faults
 
-.PHONY: help site test environment $(JOBS) conformance fault-mutants fuzz test-kernel bench-daemon bench-client pins clean
+.PHONY: help site test environment $(JOBS) conformance fault-mutants client-mutants fuzz test-kernel bench-daemon bench-client pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -35,6 +35,9 @@ faults: environment ## every fault in the middle of a firewall change, on real h
 
 fault-mutants: environment ## take each protection out of a copy of the product, and see the faults notice; minutes
 	@tools/fault-mutants
+
+client-mutants: environment ## take each feature out of a copy of the client, and see its test fail; minutes, needs root
+	@tools/client-mutants
 
 fuzz: environment ## 10,000,000 packets and 1,000,000 configurations that lead on by coverage; takes long
 	@tools/fuzz

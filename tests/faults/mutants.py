@@ -16,6 +16,7 @@ from typing import Iterator
 
 import pytest
 
+from ..taken_out import take_out
 from . import steps
 from .campaign import Campaign, Row
 from .controller import without
@@ -49,10 +50,7 @@ class Mutant:
                 shutil.copytree(ROOT / name, copy / name, symlinks=True)
             else:
                 shutil.copy2(ROOT / name, copy / name)
-        path = copy / self.file
-        text = path.read_text(encoding="utf-8")
-        assert text.count(self.old) == 1, "%s is %d times in %s" % (self.old, text.count(self.old), self.file)
-        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        take_out(copy / self.file, self.old, self.new)
 
 
 MODULE = "plugins/modules/firewall.py"
