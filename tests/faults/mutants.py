@@ -95,8 +95,8 @@ MUTANTS = (
     Mutant(
         "boot unit",
         ON_THE_HOST,
-        """ENABLED = ("knock-firewall-boot.service", "knock-firewall-check.service")""",
-        """ENABLED = ("knock-firewall-check.service",)""",
+        """ENABLED = ("knock-firewall-boot.service", "knock-firewall-check.service", CHECK_TIMER)""",
+        """ENABLED = ("knock-firewall-check.service", CHECK_TIMER)""",
         (
             ("power lost", steps.V4_LIVE, "a change is still under way"),
             ("power lost", steps.V4_SAVED, "strangers see open over IPv6"),

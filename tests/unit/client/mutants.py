@@ -154,6 +154,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project, where something can be taken out."""
     made = tmp_path_factory.mktemp("mutants") / "knock"
     shutil.copytree(ROOT, made, symlinks=True, ignore=shutil.ignore_patterns(".cache", ".git", "__pycache__"))
+    (made / ".cache").mkdir()
+    (made / ".cache" / "c-knockd").symlink_to(ROOT / ".cache" / "c-knockd")
     home = made / ".cache" / "collections" / "ansible_collections" / "sesame"
     home.mkdir(parents=True)
     (home / "knock").symlink_to(made)
