@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns firewall fleet sanity collection molecule faults
 
-.PHONY: help site test environment $(JOBS) conformance fault-mutants client-mutants fuzz test-kernel bench-daemon bench-client pins clean
+.PHONY: help site test environment $(JOBS) conformance fault-mutants client-mutants fuzz test-kernel bench-daemon bench-client fleet-figures pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -50,6 +50,9 @@ bench-daemon: environment ## the daemon beside C knockd, fwknop and an nftables 
 
 bench-client: environment ## the client beside plain ssh and the article's ProxyCommand: minutes, needs root
 	@tools/bench-client
+
+fleet-figures: environment ## measure what a fleet costs its controller, for the plan in docs/fleet.md: a minute, needs root
+	@tools/fleet-figures
 
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins

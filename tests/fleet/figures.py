@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The measured figures of docs/fleet.md: `python -m tests.fleet.figures`, as root, on a machine that does nothing else.
+"""The measured figures of docs/fleet.md: `make fleet-figures`, as root, on a machine that does nothing else.
 
 Ansible's own work is counted in seconds of a processor, since the hosts share the machine with it: what their tasks
 cost here, other machines do in a real fleet.
