@@ -103,6 +103,24 @@ unpack() {
     done
 }
 
+# controller NAME [OPTION...]: what tests/fleet/controllers/NAME.txt pins, in .cache/fleet/NAME, a tree that is as good as an
+# environment to PYTHONPATH.
+controller() {
+    local pins=tests/fleet/controllers/$1.txt tree=$cache/fleet/$1 stamp
+    stamp=$(sha256sum <"$pins")
+    [ "$(cat "$tree/stamp" 2>/dev/null)" != "$stamp" ] || return 0
+    as_root rm -rf "$tree"
+    step "installing the controller $1" install_tree "$tree" --requirement "$pins" --no-deps "${@:2}"
+    echo "$stamp" >"$tree/stamp"
+}
+install_tree() {
+    local tree=$1
+    shift
+    # pip, which knows the mirrors and proxies of its own configuration, would ask its own Python whether a package suits.
+    uv pip install --target "$tree" "$@" ||
+        pip install --disable-pip-version-check --ignore-requires-python --target "$tree" "$@"
+}
+
 # needs_docker "$@": continue this tool with the docker group, which a login session that is older than the
 # person's membership does not have yet.
 needs_docker() {

@@ -9,6 +9,7 @@ Run by `make client-mutants` (as root, for those of tests/netns), and not by `ma
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,17 @@ MUTANTS = (
 )  # fmt: skip
 
 
+NEED_NO_LINE = {
+    "test_without_the_line_nobody_gets_in",
+    "test_a_host_without_a_sequence_is_reached_without_a_proxy",
+    "test_a_task_on_the_controller_itself_knocks_at_nobody",
+    "test_synchronize_knocks_through_ssh_config",
+    "test_synchronize_with_neither_fails_by_the_error_of_the_docs",
+    "test_ssh_retries_knock_anew",  # without a retry, the host is out of reach anyway
+}
+"""Of the tests of Ansible's features: those of what is not knocked for, or by ssh_config."""
+
+
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project, where something can be taken out."""
@@ -173,13 +185,18 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def run(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy, which see nothing but the copy."""
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(copy / ".cache" / "collections"), "PYTHONPATH": ""}
-    words = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(copy / ".cache" / "collections"),
+        "PYTHONPATH": str(ROOT / ".cache" / "fleet" / "mitogen"),
+        "SESAME_FLEET_HOSTS": "10",
+    }
+    words = [sys.executable, "-m", "pytest", "-q", *tests]
     return subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def test_with_all_features_these_tests_pass(copy: Path) -> None:
-    done = run(copy, *sorted({mutant.test for mutant in MUTANTS}))
+    done = run(copy, "-x", *sorted({mutant.test for mutant in MUTANTS}))
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
 
@@ -194,3 +211,16 @@ def test_a_missing_feature_is_seen(copy: Path, mutant: Mutant) -> None:
     finally:
         path.write_text(whole, encoding="utf-8")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+
+
+def test_without_the_line_no_feature_of_ansible_works(copy: Path) -> None:
+    path = copy / SSH_ARGS
+    whole = path.read_text(encoding="utf-8")
+    take_out(path, "            return [self._words_for(variables)]", '            return [""]')
+    try:
+        done = run(copy, "--tb=no", "-rpf", "tests/fleet/test_ansible.py")
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    passed, failed = (re.findall(r"^%s \S+::(\S+)" % word, done.stdout, re.MULTILINE) for word in ("PASSED", "FAILED"))
+    assert len(failed) > 40, done.stdout
+    assert {name.partition("[")[0] for name in passed} == NEED_NO_LINE, done.stdout
