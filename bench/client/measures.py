@@ -47,7 +47,7 @@ class Effort(NamedTuple):
     forks: int
 
 
-FULL = Effort(logins=15, reaches=50, copies=5, size=10**9, line_logins=500, at_once=25, hosts=50, plays=3, forks=50)
+FULL = Effort(logins=15, reaches=50, copies=5, size=10**9, line_logins=500, at_once=25, hosts=50, plays=5, forks=50)
 QUICK = Effort(logins=2, reaches=5, copies=1, size=10**7, line_logins=20, at_once=10, hosts=2, plays=1, forks=2)
 FEW = 5
 """Hosts of a play that is not timed."""
@@ -187,8 +187,8 @@ class Bench:
         with Fleet(effort.hosts) as fleet:
             for closed in (False, True):
                 fleet.play(closed, effort.forks, hosts=FEW)  # everything is compiled
-            for _turn in range(effort.plays):
-                for closed in (False, True):
+            for turn in range(effort.plays):
+                for closed in (False, True) if turn % 2 else (True, False):  # a machine that slows down slows down both
                     self._results.plays.append(fleet.play(closed, effort.forks))
             self._results.plays.append(fleet.play(True, effort.forks, hosts=FEW, counted=True))
 
