@@ -47,7 +47,7 @@ class Effort(NamedTuple):
     forks: int
 
 
-FULL = Effort(logins=15, reaches=50, copies=5, size=10**9, line_logins=500, at_once=25, hosts=50, plays=5, forks=50)
+FULL = Effort(logins=15, reaches=50, copies=15, size=10**9, line_logins=500, at_once=25, hosts=50, plays=5, forks=50)
 QUICK = Effort(logins=2, reaches=5, copies=1, size=10**7, line_logins=20, at_once=10, hosts=2, plays=1, forks=2)
 FEW = 5
 """Hosts of a play that is not timed."""
@@ -150,7 +150,7 @@ class Bench:
         self._results.cipher = self._cipher(place)
         with tempfile.TemporaryDirectory(prefix="knock-bench-", dir="/dev/shm") as memory:
             for turn in range(self._effort.copies + 1):
-                for way in WAYS:
+                for way in WAYS if turn % 2 else WAYS[::-1]:
                     self._new_address(place)
                     there = Path(memory) / "file"
                     words = ("scp", *place.options(way), str(source), "root@%s:%s" % (SERVER, there))

@@ -73,6 +73,7 @@ _raw:
   elements: str
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -84,11 +85,8 @@ from ansible import constants
 from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-from ansible_collections.sesame.knock.plugins.module_utils._runtime import keep_profile, runtime_directory
-from ansible_collections.sesame.knock.plugins.module_utils._ssh_config import speaks_of_jumps
-from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences, read_sequences
-
 if TYPE_CHECKING:
+    from ansible_collections.sesame.knock.plugins.module_utils import _runtime, _ssh_config, _variables
     from ansible_collections.sesame.knock.plugins.module_utils._way import Way
 
 # The client's files are in its role: a collection may be cut down to meta, plugins, roles and playbooks.
@@ -101,6 +99,22 @@ ARGUMENTS = ("ssh_args", "ssh_common_args", "ssh_extra_args", "sftp_extra_args",
 # What speaks of a jump host, or names a configuration that may: -J, -F, ProxyJump, ProxyCommand.
 MAY_MATTER = re.compile(r"[JF]|(?i:proxy)")
 OURS = re.compile(r"\{\{-?\s*lookup\(\s*['\"]sesame\.knock\.ssh_args['\"][^{}]*\)\s*-?\}\}")
+
+
+def _imported(name: str) -> Any:
+    """Import one of module_utils as Python does, which keeps it compiled. Ansible would compile it in each task."""
+    full = "ansible_collections.sesame.knock.plugins.module_utils." + name
+    if full not in sys.modules:
+        path = os.path.join(COLLECTION, "plugins", "module_utils", name + ".py")
+        spec: Any = importlib.util.spec_from_file_location(full, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
+if not TYPE_CHECKING:
+    _runtime, _ssh_config, _variables = map(_imported, ("_runtime", "_ssh_config", "_variables"))
 
 _is_reading = False
 """Are arguments being read that hold this lookup, which then is to be nothing?"""
@@ -127,8 +141,8 @@ class LookupModule(LookupBase):
 
         Not keyed by inventory_hostname: with delegate_to that is still the host which delegates.
         """
-        sequences = given_sequences(variables, self._templar)
-        if not sequences and variables.get(JUMP) is None:
+        sequences = _variables.given_sequences(variables, self._templar)
+        if not sequences and variables.get(_variables.JUMP) is None:
             return ""
         texts = self._arguments_of(variables)
         way = self._way_for(variables, texts)
@@ -149,7 +163,8 @@ class LookupModule(LookupBase):
 
     def _way_for(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> Way | None:
         """Give what knows of jump hosts, if anything speaks of one: few fleets have any, and it takes time to load."""
-        if variables.get(JUMP) is None and not any(map(MAY_MATTER.search, texts.values())) and not speaks_of_jumps():
+        spoken_of = variables.get(_variables.JUMP) is not None or any(map(MAY_MATTER.search, texts.values()))
+        if not spoken_of and not _ssh_config.speaks_of_jumps():
             return None
         from ansible_collections.sesame.knock.plugins.module_utils._way import Way
 
@@ -167,11 +182,11 @@ class LookupModule(LookupBase):
         def read() -> dict[str, Any]:
             from ansible_collections.sesame.knock.plugins.module_utils._profile import parse_profile
 
-            profile.update(read_sequences(sequences))
+            profile.update(_variables.read_sequences(sequences))
             parse_profile(profile)
             return profile
 
-        return arguments(keep_profile(profile, read))
+        return arguments(_runtime.keep_profile(profile, read))
 
     def _arguments_of(self, variables: Mapping[str, Any]) -> dict[str, str]:
         """Give all arguments of ssh that Ansible adds to ours, by the name of where they are set."""
@@ -215,7 +230,7 @@ def compiled() -> tuple[str, ...]:
     package = os.path.join(FILES, "sesame_knock")
     if os.path.isdir(os.path.join(package, "__pycache__")) or os.access(package, os.W_OK):
         return ()
-    return ("-X", "pycache_prefix=" + os.path.join(runtime_directory(), "compiled"))
+    return ("-X", "pycache_prefix=" + os.path.join(_runtime.runtime_directory(), "compiled"))
 
 
 def _configured(option: str) -> tuple[str, str]:

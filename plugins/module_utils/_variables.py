@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the lookups read from a host's variables: its sequences, as plain strings.
 
-Each task's process loads the lookup anew, and Ansible compiles what is imported from module_utils each time: so the
-grammar of sequences is imported only where one is read.
+Each task's process loads the lookups anew: so the grammar of sequences is imported only where one is read.
 """
 
 from __future__ import annotations
