@@ -188,7 +188,7 @@ class Bench:
             for closed in (False, True):
                 fleet.play(closed, effort.forks, hosts=FEW)  # everything is compiled
             for turn in range(effort.plays):
-                for closed in (False, True) if turn % 2 else (True, False):  # a machine that slows down slows down both
+                for closed in (True, False) if turn % 2 else (False, True):  # a machine that slows down slows down both
                     self._results.plays.append(fleet.play(closed, effort.forks))
             self._results.plays.append(fleet.play(True, effort.forks, hosts=FEW, counted=True))
 

@@ -149,9 +149,8 @@ def run_ssh(ssh: SimpleNamespace, door: Door, *arguments: str, **options: object
 
 
 def test_ssh_logs_in_through_the_knock_and_nothing_stands_between(ssh: SimpleNamespace, door: Door) -> None:
-    done = run_ssh(
-        ssh, door, ssh.user + "@127.0.0.1", "echo $SSH_CONNECTION; pgrep -fc '[p]ython3 -IS .*knock-proxy' || true"
-    )
+    between = "pgrep -fc '[p]ython3 -IS .*knock-proxy %s' || true" % ssh.profile
+    done = run_ssh(ssh, door, ssh.user + "@127.0.0.1", "echo $SSH_CONNECTION; " + between)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "127.0.0.1"
     assert done.stdout.split()[-1] == "0"
