@@ -222,5 +222,5 @@ def test_without_the_line_no_feature_of_ansible_works(copy: Path) -> None:
     finally:
         path.write_text(whole, encoding="utf-8")
     passed, failed = (re.findall(r"^%s \S+::(\S+)" % word, done.stdout, re.MULTILINE) for word in ("PASSED", "FAILED"))
-    assert len(failed) > 40, done.stdout
+    assert len(failed) > 30, done.stdout
     assert {name.partition("[")[0] for name in passed} == NEED_NO_LINE, done.stdout
