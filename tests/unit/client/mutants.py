@@ -8,6 +8,7 @@ Run by `make client-mutants` (as root, for those of tests/netns), and not by `ma
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -183,6 +184,18 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@contextlib.contextmanager
+def without(copy: Path, mutant: Mutant) -> Iterator[None]:
+    """Take the feature out of the copy, and put it back."""
+    path = copy / mutant.file
+    whole = path.read_text(encoding="utf-8")
+    take_out(path, mutant.old, mutant.new)
+    try:
+        yield
+    finally:
+        path.write_text(whole, encoding="utf-8")
+
+
 def run(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy, which see nothing but the copy."""
     environment = {
@@ -203,24 +216,15 @@ def test_with_all_features_these_tests_pass(copy: Path) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.lacks for mutant in MUTANTS])
 def test_a_missing_feature_is_seen(copy: Path, mutant: Mutant) -> None:
-    path = copy / mutant.file
-    whole = path.read_text(encoding="utf-8")
-    take_out(path, mutant.old, mutant.new)
-    try:
+    with without(copy, mutant):
         done = run(copy, mutant.test)
-    finally:
-        path.write_text(whole, encoding="utf-8")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
 
 
 def test_without_the_line_no_feature_of_ansible_works(copy: Path) -> None:
-    path = copy / SSH_ARGS
-    whole = path.read_text(encoding="utf-8")
-    take_out(path, "            return [self._words_for(variables)]", '            return [""]')
-    try:
+    (the_line,) = (mutant for mutant in MUTANTS if mutant.lacks == "the line")
+    with without(copy, the_line):
         done = run(copy, "--tb=no", "-rpf", "tests/fleet/test_ansible.py")
-    finally:
-        path.write_text(whole, encoding="utf-8")
     passed, failed = (re.findall(r"^%s \S+::(\S+)" % word, done.stdout, re.MULTILINE) for word in ("PASSED", "FAILED"))
     assert len(failed) > 30, done.stdout
     assert {name.partition("[")[0] for name in passed} == NEED_NO_LINE, done.stdout
