@@ -35,14 +35,19 @@ def _daemon_module(name: str) -> ModuleType:
     return importlib.import_module("%s.%s" % (package, name))
 
 
-def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, list[str]]:
+def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, Any]:
     """Read a configuration as the daemon will; `errors` and `warnings` name the line, and never a sequence."""
     config = _daemon_module("config")
     try:
         settings = config.parse(str(text), name)
     except config.ConfigError as error:
-        return {"errors": [str(error)], "warnings": []}
-    return {"errors": [], "warnings": list(settings.warnings)}
+        return {"errors": [str(error)], "warnings": [], "opens": {}, "commands": []}
+    return {
+        "errors": [],
+        "warnings": list(settings.warnings),
+        "opens": {door.name: [str(ports) for ports in door.open_ports] for door in settings.doors if door.open_ports},
+        "commands": [door.name for door in settings.doors if door.start_command or door.start_command_6],
+    }
 
 
 def knockd_conf_doors(text: str, doors: list[dict[str, Any]]) -> str:

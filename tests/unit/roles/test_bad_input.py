@@ -59,9 +59,38 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "198.18.200.0/24",
     ),
     "open_and_protected": (
-        {"knock_sequence": GOOD, "knock_firewall_policy": "drop", "knock_firewall_open_ports": ["1-1023/tcp"]},
+        {
+            "knock_sequence": GOOD,
+            "knock_firewall_ports": ["22/tcp"],
+            "knock_firewall_policy": "drop",
+            "knock_firewall_open_ports": ["1-1023/tcp"],
+        },
         "1-1023/tcp of knock_firewall_open_ports",
         "knock_firewall_ports",
+    ),
+    "closed_without_a_door": (
+        {"knock_sequence": GOOD, "knock_firewall_ports": ["2222/tcp"], "knockd_open_ports": ["22/tcp"]},
+        "opens 2222/tcp",
+        "knockd_open_ports",
+    ),
+    "half_a_range_without_a_door": (
+        {
+            "knock_sequence": GOOD,
+            "knock_firewall_ports": ["22/tcp", "60000-60010/udp"],
+            "knockd_doors": [{"name": "ssh", "sequence": GOOD, "open_ports": ["22/tcp", "60000-60005/udp"]}],
+        },
+        "opens 60000-60010/udp",
+        "knockd_doors",
+    ),
+    "closed_without_a_rule": (
+        {
+            "knock_sequence": GOOD,
+            "knockd_preset": "start_stop_commands",
+            "knock_firewall_ports": ["22/tcp", "8443/tcp"],
+            "knockd_open_ports": ["22/tcp"],
+        },
+        "opens 8443/tcp",
+        "knockd_open_ports",
     ),
     "unknown_policy": ({"knock_sequence": GOOD, "knock_firewall_policy": "reject"}, "knock_firewall_policy", "drop"),
     "not_a_network": (
