@@ -70,7 +70,18 @@ class Server:
         profile = self.directory / (self.name + ".profile")
         profile.touch(mode=0o600)
         profile.write_text(json.dumps({"sequence": _sequence.format_sequence(self.sequence)}))
-        options = ["-F", "none", "-i", str(self.directory / "key"), "-l", "admin", "-p", str(self.port), "-o", "BatchMode=yes"]
+        options = [
+            "-F",
+            "none",
+            "-i",
+            str(self.directory / "key"),
+            "-l",
+            "admin",
+            "-p",
+            str(self.port),
+            "-o",
+            "BatchMode=yes",
+        ]
         options += ["-o", "UserKnownHostsFile=%s" % (self.directory / "known_hosts")]
         if proxy:
             options += ["-o", "ProxyUseFdpass=yes", "-o", "ProxyCommand='%s' '%s' %%h %%p" % (PROXY, profile)]
@@ -85,7 +96,9 @@ class Client:
 
     def banner(self, address: str, port: int = 22) -> str:
         """The first line that sshd sends, or nothing where the port is closed."""
-        connect = "import socket, sys; print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(99).decode())"
+        connect = (
+            "import socket, sys; print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(99).decode())"
+        )
         command = ["docker", "exec", self.name, "python3", "-c", connect, address, str(port)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
 

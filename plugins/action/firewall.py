@@ -188,10 +188,12 @@ class ActionModule(ActionBase):
                     raise
 
     def _knock_until_admitted(self, target: Any, seen: str, port: int) -> None:
-        """Knock until the kernel admits this address to this port of the host, or to any protected one if this is not."""
+        """Knock until the kernel admits this address to this port, or if that is open to a protected one."""
         gates = self._parameters["gates"]
         protected = [ports for ports in map(parse_ports, gates[0]["ports"]) if ports.protocol == "tcp"]
-        login = [Ports(port, port, "tcp")] if any(ports.first <= port <= ports.last for ports in protected) else protected
+        login = (
+            [Ports(port, port, "tcp")] if any(ports.first <= port <= ports.last for ports in protected) else protected
+        )
         for dummy in range(3):
             self._vantage.knock(target, self._knocks)
             answer = self._execute_module(module_name="sesame.knock.knock_info", module_args={}, task_vars=self._vars)

@@ -20,8 +20,8 @@ options:
   ports:
     description:
       - The ports to protect, such as V(22/tcp) or V(60000-60010/udp).
-      - None stands for all ports on which sshd listens, but for the second port that this collection made; V(22/tcp) where
-        sshd does not say.
+      - Without any, these are all ports on which sshd listens, except the second port that this collection made.
+      - V(22/tcp) where sshd does not say.
     type: list
     elements: str
     default: []

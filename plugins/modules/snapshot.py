@@ -14,15 +14,16 @@ author:
 version_added: 0.1.0
 short_description: Keep the files of a running service until what replaces them is proven
 description:
-  - Copies files before a run replaces them, and puts them back if the run fails. A timer of the host does the same if nobody
-    comes back to say how the run has ended.
+  - Copies files before a run replaces them, and puts them back if the run fails. A timer of the host does the same if
+    nobody comes back to say how the run has ended.
   - There is one snapshot on a host. What an unproven run has left is kept until it is resolved.
 options:
   state:
     description:
-      - V(kept) copies O(paths), if O(unit) is running. An armed snapshot of an earlier run stays as it is, and its timer stops.
-      - V(armed) starts the timer, V(restored) puts the files back and restarts the unit at once, and V(dropped) forgets the
-        snapshot. Without a snapshot they do nothing.
+      - V(kept) copies O(paths), if O(unit) is running. An armed snapshot of an earlier run stays as it is, and its
+        timer stops.
+      - V(armed) starts the timer, V(restored) puts the files back and restarts the unit at once, and V(dropped) forgets
+        the snapshot. Without a snapshot they do nothing.
     type: str
     choices: [kept, armed, restored, dropped]
     required: true
@@ -82,7 +83,7 @@ PATIENCE = 60
 
 RESTORE = """\
 #!/bin/sh
-# Puts back the files of a service, as the run that replaced them was not proven. Written by the module sesame.knock.snapshot.
+# Puts back the files of a service, whose new ones were not proven. Written by the module sesame.knock.snapshot.
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
@@ -121,7 +122,9 @@ class Snapshot:
         os.umask(0o077)  # a configuration with secrets is among them
         os.makedirs(PLACE)
         there = [path for path in paths if os.path.lexists(path)]
-        self._run("tar", "--create", "--file=%s/files.tar" % PLACE, "--directory=/", *(path.lstrip("/") for path in there))
+        self._run(
+            "tar", "--create", "--file=%s/files.tar" % PLACE, "--directory=/", *(path.lstrip("/") for path in there)
+        )
         self._write("absent", "".join("%s\n" % path for path in paths if path not in there))
         self._write("unit", unit + "\n")
         self._write("restore", RESTORE)

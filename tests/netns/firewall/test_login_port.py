@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The port at which the controller's own login arrives: it is closed with a door, it is the way out, or nothing is changed."""
+"""The port at which the controller's login arrives: it is closed with a door, or the way out, or nothing is changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .ssh_controller import ROUTER, SSHD, ask, controller, host, lab
 
 __all__ = ("controller", "host", "lab")
 
-ALLOW = {"knock_firewall_allowlist": ["198.18.2.0/24"]} # the controller, as there is no daemon here
+ALLOW = {"knock_firewall_allowlist": ["198.18.2.0/24"]}  # the controller, as there is no daemon here
 INCLUDES = "Include /etc/ssh/sshd_config.d/*.conf\n"
 
 
@@ -30,7 +30,9 @@ def test_all_ports_of_sshd_are_closed_though_only_ansible_port_is_set(
     host.start_sshd(SSHD + "Port 2222\nPort 2022\n")
     said = ask(host, controller, SERVER, tmp_path / "key", *STEPS, **ALLOW, ansible_port=2222)
     assert "failed=0" in said, said
-    assert {"--dport 2222", "--dport 2022"} == set(host.sh("iptables -S KNOCK | grep -o -e '--dport [0-9]*'").splitlines())
+    assert {"--dport 2222", "--dport 2022"} == set(
+        host.sh("iptables -S KNOCK | grep -o -e '--dport [0-9]*'").splitlines()
+    )
 
 
 def test_a_router_may_forward_another_port(host: SshdHost, controller: Namespace, tmp_path: Path) -> None:
@@ -47,7 +49,9 @@ def test_a_run_over_the_way_out_changes_nothing_of_what_is_closed(
     host.sh("kill $(cat /run/sshd.pid)")
     host.start_sshd(SSHD + INCLUDES)
     assert host.module("sshd_extra_port", port=2222).get("changed")
-    said = ask(host, controller, SERVER, tmp_path / "key", *STEPS, **ALLOW, ansible_port=2222, knock_firewall_escape_port=2222)
+    said = ask(
+        host, controller, SERVER, tmp_path / "key", *STEPS, **ALLOW, ansible_port=2222, knock_firewall_escape_port=2222
+    )
     assert "failed=0" in said, said
     assert "--dport 22 " in host.sh("iptables -S KNOCK") and host.sh("iptables -S KNOCK").count("KNOCK-ADMIT") == 1
 

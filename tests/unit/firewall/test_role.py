@@ -278,7 +278,9 @@ def test_the_proof_knocks_at_a_protected_port(
     found = ["%d/tcp" % number for number in sshd or [22] if number != escape]
     host = {**host_with(), "sshd_ports": sshd, "sshd_open": [], "escape_port": escape, "ports": found}
     variables: dict[str, Any] = {"ansible_port": port} if port else {}
-    variables["__knock_firewall_connection"] = {"stdout": "198.18.0.9 4711 198.18.0.1 %d" % arrives_at if arrives_at else ""}
+    variables["__knock_firewall_connection"] = {
+        "stdout": "198.18.0.9 4711 198.18.0.1 %d" % arrives_at if arrives_at else ""
+    }
     assert int(evaluate("__knock_firewall_front_port", host, **variables)) == front
 
 
