@@ -56,7 +56,7 @@ def test_a_run_over_the_way_out_changes_nothing_of_what_is_closed(
     assert "--dport 22 " in host.sh("iptables -S KNOCK") and host.sh("iptables -S KNOCK").count("KNOCK-ADMIT") == 1
 
 
-DOOR = {"any": ["22/tcp", "443/tcp"], "front": ["443/tcp"], "is_known": True}
+DOOR = {"any": ["22/tcp", "443/tcp"], "front": ["443/tcp"], "any_is_known": True, "front_is_known": True}
 """What role knockd says of doors of which the one of knock_sequence opens 443/tcp."""
 
 STOPS: dict[str, tuple[str, int, dict[str, Any], list[str]]] = {
@@ -84,6 +84,12 @@ STOPS: dict[str, tuple[str, int, dict[str, Any], list[str]]] = {
         22,
         {"__knockd_opens": DOOR},
         ["arrives at port 22/tcp", "the door of knock_sequence opens 443/tcp", "knockd_open_ports"],
+    ),
+    "another_door_beside_unknown_ones": (
+        "Port 22\n",
+        22,
+        {"__knockd_opens": {**DOOR, "any_is_known": False}},
+        ["arrives at port 22/tcp", "the door of knock_sequence opens 443/tcp"],
     ),
     "open_and_closed": (
         "Port 2222\n",
