@@ -22,10 +22,12 @@ options:
     description:
       - V(kept) copies O(paths), if O(unit) is running. An armed snapshot of an earlier run stays as it is, and its
         timer stops.
-      - V(armed) starts the timer, V(restored) puts the files back and restarts the unit at once, and V(dropped) forgets
-        the snapshot. Without a snapshot they do nothing.
+      - V(armed) starts the timer, and V(disarmed) stops it. It is an error of V(disarmed) if there is no snapshot, since
+        the timer has put the files back then.
+      - V(restored) puts the files back and restarts the unit at once, and V(dropped) forgets the snapshot.
+      - Without a snapshot V(armed), V(restored) and V(dropped) do nothing.
     type: str
-    choices: [kept, armed, restored, dropped]
+    choices: [kept, armed, disarmed, restored, dropped]
     required: true
   paths:
     description: The files and folders. One that is not there is removed by V(restored). Required for O(state=kept).
@@ -64,10 +66,6 @@ kept:
   description: Whether there is a snapshot now.
   returned: always
   type: bool
-resolved:
-  description: Whether there was a snapshot that this task has put back or forgotten.
-  returned: always
-  type: bool
 """
 
 import os
@@ -78,6 +76,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PLACE = "/var/lib/sesame-knock/previous"
 TIMER = "knockd-restore"
+STATES = ("kept", "armed", "disarmed", "restored", "dropped")
 PATIENCE = 60
 """Seconds in which a restoration that has begun has to end."""
 
@@ -138,6 +137,16 @@ class Snapshot:
             *("--timer-property=AccuracySec=1s", "/bin/sh", PLACE + "/restore"),
         )
 
+    def disarm(self) -> None:
+        """The new files are proven: the next run may keep those instead."""
+        self._disarm()
+        if not self.is_there:
+            raise Failure(
+                "nobody told the host in time that the new files work, so it has put those of before back. Run the play again"
+            )
+        if os.path.exists(PLACE + "/armed"):
+            os.unlink(PLACE + "/armed")
+
     def restore(self) -> None:
         self._disarm()
         if self.is_there:  # the timer may just have done it
@@ -177,7 +186,7 @@ def main() -> None:
     """Run on the managed host."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["kept", "armed", "restored", "dropped"], "required": True},
+            "state": {"type": "str", "choices": list(STATES), "required": True},
             "paths": {"type": "list", "elements": "path"},
             "unit": {"type": "str"},
             "seconds": {"type": "int", "default": 180},
@@ -187,14 +196,15 @@ def main() -> None:
     )
     state = module.params["state"]
     snapshot = Snapshot(module)
-    before = snapshot.is_there
-    if module.check_mode or (not before and state != "kept"):
-        module.exit_json(changed=False, kept=False, resolved=False)
+    if module.check_mode or (not snapshot.is_there and state not in ("kept", "disarmed")):
+        module.exit_json(changed=False, kept=False)
     try:
         if state == "kept":
             snapshot.keep(module.params["paths"], module.params["unit"])
         elif state == "armed":
             snapshot.arm(module.params["seconds"])
+        elif state == "disarmed":
+            snapshot.disarm()
         elif state == "restored":
             snapshot.restore()
         else:
@@ -202,7 +212,7 @@ def main() -> None:
     except (Failure, OSError) as failure:
         module.fail_json(msg="sesame.knock.snapshot: %s" % failure)
     # Bookkeeping is no change of the host; files that are put back are one
-    module.exit_json(changed=state == "restored", kept=snapshot.is_there, resolved=before and not snapshot.is_there)
+    module.exit_json(changed=state == "restored", kept=snapshot.is_there)
 
 
 if __name__ == "__main__":
