@@ -121,6 +121,14 @@ install_tree() {
         pip install --disable-pip-version-check --ignore-requires-python --target "$tree" "$@"
 }
 
+# The runtime directory of a Docker Engine that was started with a person's environment: without it no container can be entered
+# (`docker exec`). Empty for one that has nothing of a person, as systemd and tools/docker start it.
+engine_directory() {
+    local pid
+    if [ -d /run/systemd/system ] || ! pid=$(cat /run/docker.pid 2>/dev/null); then return; fi
+    (as_root cat "/proc/$pid/environ" 2>/dev/null || true) | tr '\0' '\n' | sed -n 's/^XDG_RUNTIME_DIR=//p'
+}
+
 # needs_docker "$@": continue this tool with the docker group, which a login session that is older than the
 # person's membership does not have yet.
 needs_docker() {

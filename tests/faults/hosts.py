@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The machines of the fault tests: Debian hosts with systemd and sshd in Docker, and the clients that look at them.
 
-Everything has a label, so that `make clean` finds what a kill has left.
+Everything has labels, so that `make clean` finds what a kill has left, and tells it from another clone's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ IPV4, IPV6 = "198.18.60.%s", "fd00:5e5a:60::%s"
 """Addresses of this network: the controller is .1, a stranger that has to knock; hosts are .10 and up."""
 ALLOWED4, ALLOWED6 = "198.18.60.200", "fd00:5e5a:60:0:8000::200"
 STRANGER4, STRANGER6 = IPV4 % 100, IPV6 % 100
-LABEL = "sesame.knock=host"
+CLONE = ("--label", "sesame.knock.clone=%s" % ROOT)
+LABELS = ("--label", "sesame.knock=host", *CLONE)
 PATIENCE = 60
 """Seconds for a boot, on a machine that does something else as well."""
 
@@ -49,7 +50,7 @@ def remove(kind: str, *names: str) -> None:
 def make_network() -> None:
     remove("network", NETWORK)
     subnets = ("--subnet", IPV4 % "0/24", "--subnet", IPV6 % "/64")
-    docker("network", "create", "--label", "sesame.knock=network", "--ipv6", *subnets, NETWORK)
+    docker("network", "create", "--label", "sesame.knock=network", *CLONE, "--ipv6", *subnets, NETWORK)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Host(Machine):
         """Start it, with what systemd and a firewall need and no more, as molecule/shared/create.yml does."""
         self.remove()
         docker(
-            *("run", "--detach", "--name", self.name, "--hostname", self.name, "--label", LABEL),
+            *("run", "--detach", "--name", self.name, "--hostname", self.name, *LABELS),
             *("--network", NETWORK, "--ip", self.ipv4, "--ip6", self.ipv6),
             *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "apparmor=unconfined"),
             *("--cgroupns", "private", "--tmpfs", "/run", "--tmpfs", "/run/lock"),
@@ -122,7 +123,7 @@ class Wire:
     def __init__(self, image: str) -> None:
         self.machine = Machine(NETWORK + "-wire")
         self.machine.remove()
-        options = ("--label", LABEL, "--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "sleep")
+        options = (*LABELS, "--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "sleep")
         docker("run", "--detach", "--name", self.machine.name, *options, image, "infinity")
 
     def _end(self, host: Host) -> str:
@@ -148,11 +149,11 @@ def small_disk(host: Host, folder: str, image: str) -> Iterator[tuple[str, ...]]
     remove("container", volume.name)
     remove("volume", volume.name)
     options = ("--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=8m")
-    docker("volume", "create", "--label", "sesame.knock=volume", *options, volume.name)
+    docker("volume", "create", "--label", "sesame.knock=volume", *CLONE, *options, volume.name)
     try:
         # Somebody has to hold it, or a reboot would empty it
         mount = ("--volume", "%s:/disk:nocopy" % volume.name, "--network", "none", "--entrypoint", "sleep")
-        docker("run", "--detach", "--init", "--name", volume.name, "--label", LABEL, *mount, image, "infinity")
+        docker("run", "--detach", "--init", "--name", volume.name, *LABELS, *mount, image, "infinity")
         yield ("--volume", "%s:%s" % (volume.name, folder))
     finally:
         host.remove()
@@ -239,8 +240,7 @@ class Client(Machine):
             "--init",
             "--name",
             self.name,
-            "--label",
-            LABEL,
+            *LABELS,
             *network,
             "--entrypoint",
             "sleep",

@@ -126,7 +126,7 @@ class Namespace:
     """A network namespace; `with namespace:` makes sockets of this thread belong to it."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = name = "%s.%d" % (name, os.getpid())  # `make clean` removes it when this process is gone
         self.path = "/run/netns/" + name
         self._homes: list[int] = []
         """Where those who are in come from: several threads may be."""
