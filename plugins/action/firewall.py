@@ -34,7 +34,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._host_command import 
 from ansible_collections.sesame.knock.plugins.module_utils._knock_task import fill_in
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError, StillOpen
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError, parse_sequence
-from ansible_collections.sesame.knock.plugins.module_utils._vantage import vantage_for
+from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.origin import origin_for
 
 display = Display()
 
@@ -83,7 +83,7 @@ class ActionModule(ActionBase):
             )
         lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
         try:
-            self._vantage = vantage_for(lookup, self._connection, self._vars)
+            self._vantage = origin_for(lookup, self._connection, self._vars)
         except ValueError as error:  # a jump host that is none
             return dict(result, failed=True, msg="sesame.knock.firewall: %s" % error)
         try:
