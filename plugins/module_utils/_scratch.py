@@ -132,7 +132,7 @@ def execute(argv: Sequence[str], text: str = "", keep: Sequence[int] = ()) -> su
     parent = os.getpid()
     try:
         # Not run_command of the module: it can neither limit a command's time nor have it die with us
-        return subprocess.run(  # pylint: disable=ansible-bad-function
+        return subprocess.run(  # noqa: TID251  # pylint: disable=ansible-bad-function
             list(argv),
             input=text,
             capture_output=True,

@@ -29,9 +29,9 @@ STRANGER, STRANGER6 = "198.18.0.66", "fd00:5e5a::66"
 OWN_MACHINE = "SESAME_OWN_MACHINE" in os.environ
 """Whether the machine is the tests' own, and perhaps emulated: tests/kernel."""
 PATIENCE = 60.0 if OWN_MACHINE else 15.0
-"""Seconds until something that has to happen counts as not happening, on a machine that is not loaded."""
+"""Seconds until something that has to happen counts as not happening, on a quiet machine."""
 STARTS = 30
-"""On any other: as long as so many starts of the daemon take, one after the other, just then. It is slow, never wrong."""
+"""On any other: as long as so many starts of the daemon take, one after the other. It is slow, never wrong."""
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 
@@ -119,8 +119,8 @@ def sleeps(pid: int) -> bool:
 def one_start() -> float:
     """Seconds that a daemon needs just now to tell its version."""
     began = time.monotonic()
-    command = [python(), "-m", "knockd", "-V"]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, check=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    subprocess.run([python(), "-m", "knockd", "-V"], env=environment, capture_output=True, check=True, timeout=300)
     return time.monotonic() - began
 
 

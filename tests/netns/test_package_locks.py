@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Somebody else installs packages just now, as a new machine does by itself: the tools and the roles wait for each of the locks.
+"""Somebody else installs packages, as a new machine does by itself: tools and roles wait for each of the locks.
 
 Real locks, apt and dpkg, on a view of this machine's files that goes with the test; the package is one of its own.
 """
@@ -64,7 +64,13 @@ Description: asks debconf, as iptables-persistent does
 """ % PACKAGE
 ASKS = "#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_version 2.0\n"
 
-HOLD = "import fcntl, sys, time; file = open(sys.argv[1], 'a+'); fcntl.%s(file, fcntl.LOCK_EX); print(flush=True); time.sleep(%f)"
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.%s(file, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(%f)
+"""
 
 
 class View:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `make client-mutants` and `make fault-mutants` take out is still there; that the tests then fail is theirs to show."""
+"""What `make client-mutants` and `make fault-mutants` take out is still there. They show that the tests then fail."""
 
 from __future__ import annotations
 
