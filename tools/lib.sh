@@ -74,7 +74,7 @@ apt_get() {
     local output end=$((SECONDS + 300))
     until { output=$(as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" 2>&1 |
         tee >(cat >&3)); } 3>&1; do
-        if ! grep -Eq 'Could not get lock|is locked by another process' <<<"$output" || ((SECONDS > end)); then return 1; fi
+        if ! grep -Eq 'Could not get lock|is locked by another process' <<<"$output" || ((SECONDS >= end)); then return 1; fi
         say "somebody else holds a lock that apt-get does not wait for: trying again"
         sleep 2
     done

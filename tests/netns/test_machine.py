@@ -50,10 +50,11 @@ class Machine:
         return bool(children) and self.succeeds("test", "-e", "/run/ready")
 
     def remove(self) -> None:
+        self._enter("sh", "-c", "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")  # their cgroups
         self._holder.kill()
         self._holder.wait()
 
-    def _enter(self, *command: str, **options: str) -> subprocess.CompletedProcess[str]:
+    def _enter(self, *command: str) -> subprocess.CompletedProcess[str]:
         words = ["nsenter", "--target", self._init, "--mount", "--net", "--pid", "--", "env", *command]
         return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
 

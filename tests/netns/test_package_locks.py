@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 import yaml
@@ -26,9 +26,10 @@ HELD = 2.0
 """Seconds."""
 PACKAGE = "sesame-knock-test"
 
-# fcntl(2) for dpkg and apt, flock(2) for debconf; an update needs no other lock, an installation all others
+FRONTEND = "/var/lib/dpkg/lock-frontend"
+# fcntl(2) for dpkg and apt, flock(2) for debconf
 LOCKS = {
-    "/var/lib/dpkg/lock-frontend": "lockf",
+    FRONTEND: "lockf",
     "/var/lib/dpkg/lock": "lockf",
     "/var/lib/apt/lists/lock": "lockf",
     "/var/cache/apt/archives/lock": "lockf",
@@ -104,9 +105,9 @@ class View:
             timeout=300,
         )
 
-    def hold(self, path: str) -> subprocess.Popen[bytes]:
+    def hold(self, path: str, seconds: float = HELD) -> subprocess.Popen[bytes]:
         """Somebody who has this lock, for some time."""
-        words = self.command(sys.executable, "-c", HOLD % (LOCKS[path], HELD), path)
+        words = self.command(sys.executable, "-c", HOLD % (LOCKS[path], seconds), path)
         holder = subprocess.Popen(words, stdout=subprocess.PIPE)
         assert holder.stdout and holder.stdout.readline() == b"\n"
         return holder
@@ -151,24 +152,35 @@ def test_the_tools_do_not_wait_for_what_is_no_lock(view: View) -> None:
     assert time.monotonic() - began < 60
 
 
-@pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def task() -> dict[str, Any]:
     """The task of the role, with our package."""
     tasks = yaml.safe_load((ROOT / "roles" / "knockd" / "tasks" / "install.yml").read_text())
-    (task,) = (task for task in tasks if "ansible.builtin.apt" in task)
-    task["ansible.builtin.apt"]["name"] = PACKAGE
-    task["become"] = False
-    path = tmp_path_factory.mktemp("play") / "play.yml"
+    (found,) = (task for task in tasks if "ansible.builtin.apt" in task)
+    found["ansible.builtin.apt"]["name"] = PACKAGE
+    return {**found, "become": False}
+
+
+def play(view: View, tmp_path: Path, task: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "play.yml"
     path.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
-    return path
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_the_roles_wait(view: View, play: Path, lock: str) -> None:
     ansible = str(Path(sys.executable).parent / "ansible-playbook")
+    python = "ansible_python_interpreter=/usr/bin/python3"
+    return view.run(ansible, "-i", "localhost,", "-c", "local", "-e", python, str(path), ANSIBLE_NOCOLOR="1")
+
+
+@pytest.mark.parametrize("lock", [FRONTEND, "/var/cache/apt/archives/lock", "/var/cache/debconf/config.dat"])
+def test_the_roles_wait(view: View, tmp_path: Path, task: dict[str, Any], lock: str) -> None:
     with view.hold(lock) as holder:
-        python = "ansible_python_interpreter=/usr/bin/python3"
-        done = view.run(ansible, "-i", "localhost,", "-c", "local", "-e", python, str(play), ANSIBLE_NOCOLOR="1")
+        done = play(view, tmp_path, task)
         assert holder.poll() == 0, "it did not wait: %s%s" % (done.stdout, done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     assert is_installed(view)
+
+
+def test_the_roles_do_not_wait_again_and_again(view: View, tmp_path: Path, task: dict[str, Any]) -> None:
+    task["ansible.builtin.apt"]["lock_timeout"] = 1
+    with view.hold(FRONTEND, 60) as holder:
+        done = play(view, tmp_path, task)
+        holder.kill()
+    assert done.returncode == 2 and '"attempts": 1,' in done.stdout and FRONTEND in done.stdout
