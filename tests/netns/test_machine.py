@@ -115,6 +115,15 @@ def test_the_engine_knows_nothing_of_the_clone_that_has_started_it(machine: Mach
     assert not [what for what in seen.values() if str(machine.directory) in what]
 
 
+def test_an_engine_that_was_killed_is_started_anew(machine: Machine) -> None:
+    tool = str(machine.clone("first") / "tools/docker")
+    machine.run(tool)
+    machine.run("sh", "-c", "kill -KILL $(cat /run/docker.pid)")  # a zombie: PID 1 there waits for nobody
+    eventually(lambda: not machine.succeeds("docker", "version"), "the engine has gone")
+    machine.run(tool)
+    assert machine.succeeds("docker", "version")
+
+
 def test_after_make_clean_containers_can_be_entered_and_another_clone_goes_on(machine: Machine) -> None:
     first, second = machine.clone("first"), machine.clone("second")
     machine.run(str(first / "tools/docker"))
