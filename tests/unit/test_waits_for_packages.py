@@ -16,7 +16,7 @@ PLACES = ("bench", "molecule", "playbooks", "plugins", "roles", "tests", "tools"
 FILES = [path for place in PLACES for path in sorted((ROOT / place).rglob("*")) if path.is_file()]
 OPTION = "-o DPkg::Lock::Timeout=300 "
 OTHERS_LOCKS = (
-    "is not search('^E: Could not get lock /var/lib/apt/|Could not get lock /var/cache/apt/|"
+    "is not search('^E: Could not get lock /var/lib/apt/|lock /var/cache/apt/|"
     "is locked by another process')"
 )
 
