@@ -3,7 +3,7 @@
 
 JOBS := lint unit netns firewall fleet sanity collection molecule faults
 
-.PHONY: help site test environment $(JOBS) conformance fault-mutants client-mutants fuzz test-kernel bench-daemon bench-client fleet-figures pins clean
+.PHONY: help site test environment $(JOBS) conformance fault-mutants client-mutants fuzz test-kernel bench-daemon bench-client fleet-figures pins clean test-clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -57,5 +57,8 @@ fleet-figures: environment ## measure what a fleet costs its controller, for the
 pins: environment ## renew requirements.txt from requirements.in
 	@tools/pins
 
-clean: ## remove everything that the other targets made
+clean: ## remove everything that the other targets made here; Docker itself and Debian packages stay
 	@tools/clean
+
+test-clean: environment ## see `make site` work after `make clean`, in the same clone and in another; minutes
+	@tools/test-clean

@@ -18,7 +18,7 @@ from testinfra.host import Host
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from vantage import Client, Server, inventory, server_of
+from vantage import ROOT, Client, Server, inventory, server_of
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def allowed() -> Iterator[Client]:
     network = known["test_network"]["name"]
     name = network + "-allowed"
     addresses = ["--ip", known["test_allowed"]["ipv4"], "--ip6", known["test_allowed"]["ipv6"]]
-    run = ["docker", "run", "--detach", "--rm", "--name", name, "--label", "sesame.knock=host", "--network", network]
+    run = ["docker", "run", "--detach", "--rm", "--name", name, "--network", network]
+    run += ["--label", "sesame.knock=host", "--label", "sesame.knock.clone=%s" % ROOT]
     run += [*addresses, "--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--entrypoint", "sleep"]
     subprocess.run([*run, known["test_image"], "infinity"], check=True, capture_output=True)
     try:

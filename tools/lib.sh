@@ -61,12 +61,23 @@ packages() {
 }
 package_lists() {
     [ -n "$(find /var/lib/apt/lists -name '*Packages*' -mtime -1 -print -quit 2>/dev/null)" ] ||
-        step "apt-get update" as_root apt-get update
+        step "updating the lists of packages" apt_get update
 }
 install_packages() {
     package_lists
-    step "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "$@"
+    step "installing the packages $*" apt_get install -y --no-install-recommends "$@"
+}
+
+# apt_get ARGUMENT...: apt-get that waits up to five minutes for others (a new machine upgrades itself). Its own option is for
+# dpkg's two locks only: who meets the lock of apt's lists, apt's archives or debconf fails at once, and can simply try again.
+apt_get() {
+    local output end=$((SECONDS + 300))
+    until { output=$(as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" 2>&1 |
+        tee >(cat >&3)); } 3>&1; do
+        if ! grep -Eq 'Could not get lock|is locked by another process' <<<"$output" || ((SECONDS >= end)); then return 1; fi
+        say "somebody else holds a lock that apt-get does not wait for: trying again"
+        sleep 2
+    done
 }
 
 # lay_out TREE PACKAGE... -- PROGRAM...: these Debian packages in TREE, to compare with, and their programs in TREE/bin:
@@ -93,7 +104,7 @@ unpack() {
     mkdir -p "$tree/debs/partial" "$tree/bin"
     # --reinstall: also where a package is there. What it needs and the machine lacks comes along.
     # shellcheck disable=SC2086 # a list
-    as_root apt-get install -y --no-install-recommends --reinstall --download-only \
+    apt_get install -y --no-install-recommends --reinstall --download-only \
         -o Dir::Cache::archives="$tree/debs" -o APT::Sandbox::User=root $wanted
     for deb in "$tree"/debs/*.deb; do dpkg-deb --extract "$deb" "$tree"; done
     for program; do
@@ -119,6 +130,14 @@ install_tree() {
     # pip, which knows the mirrors and proxies of its own configuration, would ask its own Python whether a package suits.
     uv pip install --target "$tree" "$@" ||
         pip install --disable-pip-version-check --ignore-requires-python --target "$tree" "$@"
+}
+
+# The runtime directory of a Docker Engine that was started with a person's environment: without it no container can be entered
+# (`docker exec`). Empty for one that has nothing of a person, as systemd and tools/docker start it.
+engine_directory() {
+    local pid
+    if [ -d /run/systemd/system ] || ! pid=$(cat /run/docker.pid 2>/dev/null); then return; fi
+    (as_root cat "/proc/$pid/environ" 2>/dev/null || true) | tr '\0' '\n' | sed -n 's/^XDG_RUNTIME_DIR=//p'
 }
 
 # needs_docker "$@": continue this tool with the docker group, which a login session that is older than the

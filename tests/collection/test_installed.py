@@ -206,7 +206,8 @@ def test_the_way_out_listens_beside_port_22_for_the_allowlist_alone(
     assert re.search(r":2222\s", on_host("ss -H -ltn"))
     assert not is_open(port=2222) and not is_open(ADDRESS6, 2222)
     connect = "import socket; print(socket.create_connection(('%s', 2222), 5).recv(9).decode())" % ADDRESS
-    client = ["docker", "run", "--rm", "--network", HOST, "--ip", ALLOWED, "--label", "sesame.knock=host"]
+    client = ["docker", "run", "--rm", "--network", HOST, "--ip", ALLOWED]
+    client += ["--label", "sesame.knock=host", "--label", "sesame.knock.clone=%s" % ROOT]
     client += ["--entrypoint", "python3", "sesame-knock:trixie", "-c", connect]
     assert subprocess.run(client, capture_output=True, text=True, timeout=60).stdout.startswith("SSH-2.0")
 

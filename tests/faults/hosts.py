@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The machines of the fault tests: Debian hosts with systemd and sshd in Docker, and the clients that look at them.
 
-Everything has a label, so that `make clean` finds what a kill has left.
+Everything has labels, so that `make clean` finds what a kill has left, and tells it from another clone's.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
+from ..netns.lab import Patience
+
 ROOT = Path(__file__).parents[2]
 NETWORK = "sesame-faults"
 IPV4, IPV6 = "198.18.60.%s", "fd00:5e5a:60::%s"
 """Addresses of this network: the controller is .1, a stranger that has to knock; hosts are .10 and up."""
 ALLOWED4, ALLOWED6 = "198.18.60.200", "fd00:5e5a:60:0:8000::200"
 STRANGER4, STRANGER6 = IPV4 % 100, IPV6 % 100
-LABEL = "sesame.knock=host"
+CLONE = ("--label", "sesame.knock.clone=%s" % ROOT)
+LABELS = ("--label", "sesame.knock=host", *CLONE)
 PATIENCE = 60
-"""Seconds for a boot, on a machine that does something else as well."""
+"""Seconds for a boot, on a machine that does something else as well; a slower one has more."""
 
 
 def run(*command: str, text: str | None = None, timeout: float = 300) -> str:
@@ -49,7 +52,7 @@ def remove(kind: str, *names: str) -> None:
 def make_network() -> None:
     remove("network", NETWORK)
     subnets = ("--subnet", IPV4 % "0/24", "--subnet", IPV6 % "/64")
-    docker("network", "create", "--label", "sesame.knock=network", "--ipv6", *subnets, NETWORK)
+    docker("network", "create", "--label", "sesame.knock=network", *CLONE, "--ipv6", *subnets, NETWORK)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Host(Machine):
         """Start it, with what systemd and a firewall need and no more, as molecule/shared/create.yml does."""
         self.remove()
         docker(
-            *("run", "--detach", "--name", self.name, "--hostname", self.name, "--label", LABEL),
+            *("run", "--detach", "--name", self.name, "--hostname", self.name, *LABELS),
             *("--network", NETWORK, "--ip", self.ipv4, "--ip6", self.ipv6),
             *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "apparmor=unconfined"),
             *("--cgroupns", "private", "--tmpfs", "/run", "--tmpfs", "/run/lock"),
@@ -95,12 +98,13 @@ class Host(Machine):
 
     def wait_booted(self) -> None:
         """Wait until systemd has started all that it will."""
-        deadline = time.monotonic() + PATIENCE
+        patience = Patience(PATIENCE)
         state = ""
         while state not in ("running", "degraded"):
-            assert time.monotonic() < deadline, "%s has not booted: %s" % (self.name, state)
+            assert not patience.is_over, "%s has not booted: %s (%s)" % (self.name, state, patience)
             asked = ("docker", "exec", self.name, "systemctl", "is-system-running", "--wait")
-            state = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE).stdout.strip()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                state = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE).stdout.strip()
             if state not in ("running", "degraded"):
                 time.sleep(0.2)
 
@@ -122,7 +126,7 @@ class Wire:
     def __init__(self, image: str) -> None:
         self.machine = Machine(NETWORK + "-wire")
         self.machine.remove()
-        options = ("--label", LABEL, "--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "sleep")
+        options = (*LABELS, "--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "sleep")
         docker("run", "--detach", "--name", self.machine.name, *options, image, "infinity")
 
     def _end(self, host: Host) -> str:
@@ -148,11 +152,11 @@ def small_disk(host: Host, folder: str, image: str) -> Iterator[tuple[str, ...]]
     remove("container", volume.name)
     remove("volume", volume.name)
     options = ("--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=8m")
-    docker("volume", "create", "--label", "sesame.knock=volume", *options, volume.name)
+    docker("volume", "create", "--label", "sesame.knock=volume", *CLONE, *options, volume.name)
     try:
         # Somebody has to hold it, or a reboot would empty it
         mount = ("--volume", "%s:/disk:nocopy" % volume.name, "--network", "none", "--entrypoint", "sleep")
-        docker("run", "--detach", "--init", "--name", volume.name, "--label", LABEL, *mount, image, "infinity")
+        docker("run", "--detach", "--init", "--name", volume.name, *LABELS, *mount, image, "infinity")
         yield ("--volume", "%s:%s" % (volume.name, folder))
     finally:
         host.remove()
@@ -239,8 +243,7 @@ class Client(Machine):
             "--init",
             "--name",
             self.name,
-            "--label",
-            LABEL,
+            *LABELS,
             *network,
             "--entrypoint",
             "sleep",

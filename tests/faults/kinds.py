@@ -35,7 +35,7 @@ KINDS = (
         "bookworm",
         IPTABLES,
         """
-        apt-get install -y --no-install-recommends iptables
+        apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends iptables
         for tool in iptables ip6tables; do update-alternatives --set $tool /usr/sbin/$tool-legacy; done
         """,
     ),
@@ -46,6 +46,9 @@ KINDS = (
         "13, nftables",
         "trixie",
         NFTABLES,
-        "apt-get install -y --no-install-recommends nftables && systemctl enable --now nftables.service",
+        """
+        apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends nftables
+        systemctl enable --now nftables.service
+        """,
     ),
 )

@@ -15,7 +15,7 @@ from .controller import ALLOWLIST, CACHE, MORE, OTHER, know, succeed
 from .hosts import IPV4, IPV6, Client, Host, Wire, docker, remove
 from .kinds import Kind
 
-TOOLS = "apt-get install -y --no-install-recommends nftables conntrack"
+TOOLS = "apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends nftables conntrack"
 
 
 @dataclass(frozen=True)

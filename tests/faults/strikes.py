@@ -119,7 +119,7 @@ def restart_fail2ban(case: Case) -> None:
 
 
 FAIL2BAN = """
-    apt-get install -y --no-install-recommends fail2ban >/dev/null 2>&1
+    apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends fail2ban >/dev/null 2>&1
     rm -f /etc/fail2ban/jail.d/*
     touch /var/log/fault.log
     cat >/etc/fail2ban/jail.d/fault.conf <<'JAIL'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .campaign import Campaign, Row, rows
 from .checks import Outcome, Reached
-from .hosts import ROOT, docker
+from .hosts import LABELS, ROOT, docker
 from .kinds import KINDS
 
 FILE = ROOT / "docs" / "faults.md"
@@ -42,7 +42,7 @@ def versions() -> str:
     for suite in dict.fromkeys(kind.suite for kind in KINDS):
         titles = " and ".join(kind.title for kind in KINDS if kind.suite == suite)
         script = "dpkg-query -W -f '${Package} ${Version}, ' systemd openssh-server; uname -r"
-        seen = docker("run", "--rm", "--entrypoint", "sh", "sesame-knock:" + suite, "-c", script).strip()
+        seen = docker("run", "--rm", *LABELS, "--entrypoint", "sh", "sesame-knock:" + suite, "-c", script).strip()
         parts.append("%s: %s" % (titles, seen.replace("\n", " ")))
     return "; ".join(parts) + "."
 

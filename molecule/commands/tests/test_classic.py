@@ -100,7 +100,7 @@ def test_the_log_has_the_lines_that_people_parse(host: Host, server: Server, pre
 def test_the_c_knockd_is_purged_so_that_a_later_purge_changes_nothing(host: Host) -> None:
     assert host.run("dpkg-query --show knockd").rc == 1
     before = host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd")
-    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge -y knockd")
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 purge -y knockd")
     assert host.check_output("sha256sum /etc/knockd.conf /etc/default/knockd") == before
     assert host.service("knockd").is_running and host.service("knockd").is_enabled
 
