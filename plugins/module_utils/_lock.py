@@ -144,18 +144,16 @@ def holders(descriptor: int) -> list[str]:
 
 def _user_of(pid: str) -> str:
     """The number of who has started it: a program that runs as root by its set-user-ID bit is not root's."""
-    with contextlib.suppress(OSError):
-        with open("/proc/%s/status" % pid, encoding="utf-8", errors="replace") as file:
-            return next((line.split()[1] for line in file if line.startswith("Uid:")), "")
+    with contextlib.suppress(OSError), open("/proc/%s/status" % pid, encoding="utf-8", errors="replace") as file:
+        return next((line.split()[1] for line in file if line.startswith("Uid:")), "")
     return ""
 
 
 def _describe(pid: str) -> str:
     """Its command is what its owner wants it to be, so only what can be printed of it counts."""
     words = b""
-    with contextlib.suppress(OSError):
-        with open("/proc/%s/cmdline" % pid, "rb") as file:
-            words = file.read(100)
+    with contextlib.suppress(OSError), open("/proc/%s/cmdline" % pid, "rb") as file:
+        words = file.read(100)
     text = "".join(chr(byte) if 32 <= byte < 127 else " " for byte in words).strip()
     return "process %s of user %s (%s)" % (pid, _user_of(pid) or "?", text or "?")
 
@@ -169,12 +167,13 @@ patience=30 # seconds: others hold it for one or two, unless they rehearse a cha
 now() { cut -d. -f1 /proc/uptime; } # a clock that nobody sets
 is_private() { [ "$(stat -c '%f %u' "$1" 2>/dev/null)" = '8180 0' ]; } # a file, 0600, root's
 is_wrong() { case $(stat -c '%f %u' "$1" 2>/dev/null) in '' | '8180 0') false ;; esac } # there, and not so
-leads_to() { [ ! -L "$1" ] && [ "$1" -ef "/proc/self/fd/$2" ]; }
+file_of() { stat -L -c '%d:%i' "$1" 2>/dev/null; } # empty where there is none
+leads_to() { [ ! -L "$1" ] && [ "$(file_of "$1")" = "$(file_of "/proc/self/fd/$2")" ]; }
 
 holders() { # DESCRIPTOR: the processes that hold the open file
-    for info in $(grep -lrs FLOCK /proc/[0-9]*/fdinfo); do
+    grep -lrs FLOCK /proc/[0-9]*/fdinfo | while read -r info; do
         pid=${info#/proc/} pid=${pid%%/*}
-        if [ "/proc/$pid/fd/${info##*/}" -ef "/proc/self/fd/$1" ]; then echo "$pid"; fi
+        if [ "$(file_of "/proc/$pid/fd/${info##*/}")" = "$(file_of "/proc/self/fd/$1")" ]; then echo "$pid"; fi
     done | sort -u
 }
 

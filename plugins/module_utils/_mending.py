@@ -35,21 +35,22 @@ if [ "${1-}" = files ]; then
 """
     + "".join("    %s\n" % line for line in SHELL.splitlines())
     + """
-    loads() { # TEXT LOAD CHECK
+    loads() { # LOAD CHECK [KEPT]: what standard input holds; what was kept could be loaded then
         # shellcheck disable=SC2086 # both are commands with arguments
-        printf '%s\\n' "$1" | as_at_boot '' $2 >/dev/null 2>&1
+        as_at_boot '' $1 >/dev/null 2>&1
         case $? in
         0) ;;
         @REFUSED@) return 1 ;;
-        *) [ "$1" = "$last" ] || printf '%s\\n' "$1" | $3 >/dev/null 2>&1 ;; # what was kept could be loaded then
+        *) [ -n "${3-}" ] || $2 >/dev/null 2>&1 ;;
         esac
     }
     mend() { # PATH LOAD CHECK TEXT OURS
-        there=$(cat "$1" 2>/dev/null) last=$4
-        if [ -s "$1" ] && loads "$there" "$2" "$3"; then return; fi
-        if [ "$there" != "$4" ] && loads "$4" "$2" "$3"; then
+        same=
+        if printf '%s\\n' "$4" | cmp -s - "$1"; then same=1; fi
+        if [ -s "$1" ] && loads "$2" "$3" "$same" <"$1"; then return; fi
+        if [ -z "$same" ] && printf '%s\\n' "$4" | loads "$2" "$3" kept; then
             text=$4 what='What the last change has left there is back'
-        elif [ "$there" != "$5" ] && loads "$5" "$2" "$3"; then
+        elif ! printf '%s\\n' "$5" | cmp -s - "$1" && printf '%s\\n' "$5" | loads "$2" "$3"; then
             text=$5 what='Our rules alone are there now'
         else
             echo "$1 cannot be loaded, and nothing that could take its place can, so it stays as it is" >&2
@@ -77,7 +78,15 @@ def keep_script(rules: str, files: Mapping[str, Saved]) -> str:
     shebang, dummy, rest = rules.partition("\n")
     mends = [
         "    mend %s %s %s %s %s"
-        % (quote(path), quote(saved.load), quote(saved.check), quote(saved.text.strip("\n")), quote(saved.ours.strip("\n")))
+        % (
+            quote(path),
+            quote(saved.load),
+            quote(saved.check),
+            quote(saved.text.rstrip("\n")),
+            quote(saved.ours.rstrip("\n")),
+        )
         for path, saved in files.items()
     ]
-    return "\n".join([shebang, _FILES.replace("@REFUSED@", str(REFUSED)) + "\n".join(mends), "    exit $failed", "fi", rest])
+    return "\n".join(
+        [shebang, _FILES.replace("@REFUSED@", str(REFUSED)) + "\n".join(mends), "    exit $failed", "fi", rest]
+    )

@@ -23,6 +23,9 @@ from ._nftables import DAEMONS_TABLE, FILE, LISTING, SCRATCH, TABLE, WITH_HANDLE
 _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"])
 """Where a candidate is loaded to see how nft lists it: the second for root in a container who may not do the first."""
 
+_GIVEN = "/proc/self/fd/0"
+"""Standard input. By its name `-`, nft takes a file of zeros for an empty one; a boot, which names the file, does not."""
+
 _IPTABLES = ("iptables", "ip6tables")
 
 
@@ -50,7 +53,7 @@ class Nftables:
         nft = self._nft()
         if not nft or not self.text:
             return []
-        said = refusal(self._module, [nft, "-f", "-"], self.text, self._candidate())
+        said = refusal(self._module, [nft, "-f", _GIVEN], self.text, self._candidate())
         return ["%s could not be loaded: %s." % (FILE, said)] if said else []
 
     def live(self) -> str:
@@ -68,10 +71,11 @@ class Nftables:
         if not self._is_ready():
             return Plan(bool(self.text), "", None, [("live table " + TABLE, "", self.text)])
         live, wanted = self.live(), self.wanted()
+        saved = Saved(self.text, self.text, load="nft -f " + _GIVEN, check="nft -c -f " + _GIVEN)
         return Plan(
             changes_live=_nftables.differs(live, wanted),
             undo=script(live),
-            keep=keep_script(script(wanted), {FILE: Saved(self.text, self.text, "nft -f -", "nft -c -f -")}) if wanted else None,
+            keep=keep_script(script(wanted), {FILE: saved}) if wanted else None,
             diff=[("live table " + TABLE, live, wanted)],
         )
 

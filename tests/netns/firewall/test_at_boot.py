@@ -203,7 +203,9 @@ def test_a_file_that_somebody_has_made_need_a_name_is_put_back_as_it_was(host: F
     host.apply(**ALLOW)
     host.confirm()
     before = host.contents()
-    host.sh(f"sed -i 's/^-A INPUT -j KNOCK$/&\\n-A INPUT -s {NAME} -j ACCEPT/' {FILES['v4']}; grep -q {NAME} {FILES['v4']}")
+    host.sh(
+        f"sed -i 's/^-A INPUT -j KNOCK$/&\\n-A INPUT -s {NAME} -j ACCEPT/' {FILES['v4']}; grep -q {NAME} {FILES['v4']}"
+    )
     assert FILES["v4"] in boots(host)
     assert is_closed(host)
     assert host.contents() == before
@@ -223,7 +225,7 @@ def test_a_file_stays_where_nothing_can_be_loaded(host: FirewallHost) -> None:
 def test_a_host_that_can_try_nothing_is_warned_and_protected(host: FirewallHost) -> None:
     host.sh("mount --bind /bin/false /usr/bin/unshare" if host.admin.ours == "KNOCK" else "true")
     if host.admin.ours != "KNOCK":
-        host.sh("printf '#!/bin/sh\\ncase \"$*\" in *--mount*) exit 1;; esac\\nexec /run/unshare \"$@\"' >/run/fake")
+        host.sh('printf \'#!/bin/sh\\ncase "$*" in *--mount*) exit 1;; esac\\nexec /run/unshare "$@"\' >/run/fake')
         host.sh("cp /usr/bin/unshare /run/unshare; chmod +x /run/fake; mount --bind /run/fake /usr/bin/unshare")
     answer = host.apply(**ALLOW)
     assert "token" in answer

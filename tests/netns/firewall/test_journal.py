@@ -202,7 +202,7 @@ def test_a_check_changes_nothing_where_nothing_is_missing(host: FirewallHost) ->
 
 
 @WITH_NFTABLES
-@pytest.mark.parametrize("damage", ["sed -i '1i nonsense'", "truncate --size 0", "rm"])
+@pytest.mark.parametrize("damage", ["sed -i '1i nonsense'", "truncate --size 0", "rm", "head -c 99 /dev/zero >"])
 def test_a_saved_file_that_a_boot_could_not_load_is_put_back(host: FirewallHost, damage: str) -> None:
     host.apply(**ALLOW)
     host.confirm()
