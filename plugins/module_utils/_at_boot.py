@@ -55,11 +55,17 @@ def refusal(module: Any, command: Sequence[str], text: str, path: str) -> str:
     answer = " ".join((err or out).split())
     if status != REFUSED:
         raise CannotTry(answer)
+    what = re.sub(r" Error occurred at line.*", "", answer).rstrip(". ")
+    return "%s refuses %s: %s" % (os.path.basename(command[0]), _quoted(answer, text), what)
+
+
+def _quoted(answer: str, text: str) -> str:
+    """The line that an answer is about. The kernel tells iptables-legacy no more than the table, at its end."""
     number = re.search(r"\bline:? (\d+)", answer) or re.search(r":(\d+):\d+", answer)
-    lines = text.splitlines()
-    quoted = lines[int(number.group(1)) - 1].strip() if number and int(number.group(1)) <= len(lines) else ""
-    what = re.sub(r" Error occurred at line.*", "", answer)
-    return "%s refuses %s: %s" % (os.path.basename(command[0]), "`%s`" % quoted if quoted else "it", what)
+    lines = text.splitlines()[: int(number.group(1))] if number else []
+    if lines and lines[-1] == "COMMIT":
+        lines = [line for line in lines if line.startswith("*")]
+    return "`%s`" % lines[-1].strip() if lines else "it"
 
 
 def message(refused: Sequence[str]) -> str:

@@ -95,7 +95,10 @@ resolve() {
 command=${1-}
 case $command in
 status)
-    if [ -e "$change/confirmed" ]; then
+    if [ -d "$state" ] && [ ! -r "$state" ]; then
+        echo 'only root can see what is under way' >&2
+        exit 1
+    elif [ -e "$change/confirmed" ]; then
         echo 'confirmed: the files are being written'
     elif [ -e "$change/armed" ]; then
         left=$(($(cat "$change/deadline") - $(date +%s)))

@@ -24,7 +24,7 @@ _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "-
 """Where a candidate is loaded to see how nft lists it: the second for root in a container who may not do the first."""
 
 _GIVEN = "/proc/self/fd/0"
-"""Standard input. By its name `-`, nft takes a file of zeros for an empty one; a boot, which names the file, does not."""
+"""Standard input. By its name `-`, nft takes zeros for an empty file; a boot, which names the file, does not."""
 
 _IPTABLES = ("iptables", "ip6tables")
 

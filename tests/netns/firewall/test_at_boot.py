@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
 import threading
 from pathlib import Path
 from typing import Iterator
@@ -127,6 +128,38 @@ def test_a_name_is_refused_by_nftables_too(host: FirewallHost, names: None) -> N
     assert "/etc/knock_firewall.nft" in message
     assert NAME in message
     assert not host.is_protected()
+
+
+REFUSAL = """
+import subprocess, sys
+from ansible_collections.sesame.knock.plugins.module_utils._at_boot import refusal
+class Module:
+    def run_command(self, command):
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+print(refusal(Module(), ["iptables-restore"], open("/run/rules").read(), "/run/rules"))
+"""
+
+
+@ON_IPTABLES
+def test_a_control_group_of_a_service_counts_as_not_there(host: FirewallHost) -> None:
+    rule = "-A OUTPUT -m cgroup --path knock-test/service -j ACCEPT"
+    host.sh("mkdir /run/groups; mount -t cgroup2 groups /run/groups; mkdir -p /run/groups/knock-test/service")
+    host.sh("printf '*filter\\n%s\\nCOMMIT\\n' >/run/rules" % rule)
+    in_a_session = (
+        "sh",
+        "-c",
+        'mkdir -p /run/groups/knock-test/s; echo $$ >/run/groups/knock-test/s/cgroup.procs; exec "$@"',
+    )
+    try:
+        host.run("iptables-restore", "/run/rules")
+        done = subprocess.run(host.python(REFUSAL, *in_a_session, "sh"), capture_output=True, text=True)
+        # Legacy: the kernel says no more than that
+        assert ("`%s`" % rule in done.stdout) or ("`*filter`" in done.stdout), done
+    finally:
+        host.sh(
+            "iptables -F; sleep 0.1; cd /run/groups/knock-test; rmdir s service; cd /; rmdir /run/groups/knock-test"
+        )
 
 
 def plugin(host: FirewallHost) -> None:
