@@ -29,6 +29,9 @@ class Backend(Protocol):
     def validate(self) -> None:
         """Let the host's commands read the rules as the boot will. Raises Failure."""
 
+    def at_boot(self) -> list[str]:
+        """What keeps the next boot from loading the files: each one with its line. Raises CannotTry."""
+
     def plan(self) -> Plan:
         """What has to change. Raises Failure where the commands would refuse it."""
 

@@ -11,17 +11,17 @@ marked as armed, and only then rules may become live.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import os
 import shutil
 import time
 from pathlib import Path
 from shlex import quote
-from typing import Any, Iterator, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from ._files import read, write
-from ._host_command import CHANGE, CHECK_TIMER, COMMAND, ENABLED, KEEP, LOCK, ORIGINAL, SCRIPT, STATE, TIMER, UNITS
+from ._host_command import CHANGE, CHECK_TIMER, COMMAND, ENABLED, KEEP, ORIGINAL, SCRIPT, STATE, TIMER, UNITS
+from ._lock import make_private
 
 GUARD = "/etc/knockd-guard.conf"
 """What the knock daemon refuses by itself while it lives."""
@@ -57,7 +57,8 @@ class Change:
     def stage(self, token: str, undo: str, originals: Mapping[str, str | None], seconds: int) -> list[str]:
         """Write everything that the host will need; returns where the files of before will be kept."""
         shutil.rmtree(CHANGE, ignore_errors=True)
-        make_private(CHANGE)
+        for folder in (STATE, CHANGE):
+            make_private(folder)
         backups = {
             path: "%s.%s~" % (path, time.strftime("%Y-%m-%dT%H:%M:%S"))
             for path in originals
@@ -80,8 +81,8 @@ class Change:
                 mode, group = (0o700, 0) if path == KEEP else (0o640, group_of_knockd() if path == GUARD else 0)
                 write(staged(path), text, mode, group)
         if not os.path.isdir(ORIGINAL):
-            os.makedirs(os.path.dirname(ORIGINAL), mode=0o700, exist_ok=True)
-            os.mkdir(CHANGE + "/original")
+            make_private(os.path.dirname(ORIGINAL))
+            make_private(CHANGE + "/original")
             for path, text in originals.items():
                 if text is not None:
                     write("%s/original/%s" % (CHANGE, os.path.basename(path)), text, mode_of(path))
@@ -199,20 +200,6 @@ def originals() -> dict[str, str] | None:
 
 def mode_of(path: str) -> int:
     return os.stat(path).st_mode & 0o777
-
-
-@contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Nobody else, the revert included, works on the rules meanwhile."""
-    make_private(os.path.dirname(LOCK))
-    with open(LOCK, "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def make_private(path: str) -> None:
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    os.chmod(path, 0o700)
 
 
 def group_of_knockd() -> int:

@@ -21,7 +21,11 @@ def read(path: str) -> str | None:
 def write(path: str, text: str, mode: int = 0o640, group: int = 0) -> None:
     """Whole or not at all, also when the power fails; makes the folder."""
     directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
+    umask = os.umask(0o022)  # whatever whoever logs in has: a folder that all may write to hands over what is in it
+    try:
+        os.makedirs(directory, exist_ok=True)
+    finally:
+        os.umask(umask)
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".knock-")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

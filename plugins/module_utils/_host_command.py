@@ -9,6 +9,8 @@ death of whoever began the change. The module `sesame.knock.firewall` installs i
 
 from __future__ import annotations
 
+from ._lock import SHELL
+
 STATE = "/var/lib/knock_firewall"
 CHANGE = STATE + "/change"
 """The journal of the one change that may be under way; no folder, no change. It holds `token`, `deadline` (seconds
@@ -21,7 +23,6 @@ KEEP = STATE + "/keep"
 (`keep files`) if the boot could not load what somebody has made of them; it is there while we protect the host."""
 ORIGINAL = STATE + "/original/files"
 """The files of before the first change, for uninstalling."""
-LOCK = "/run/knock_firewall/lock"
 
 COMMAND = "/usr/local/sbin/knock-firewall"
 TIMER = "knock-firewall-revert"
@@ -40,6 +41,7 @@ SCRIPT = """\
 set -u
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
+umask 077 # what this makes is root's alone from the moment that it is there
 trap '' HUP # ssh may end in the middle
 state=@STATE@
 change=$state/change
@@ -89,10 +91,14 @@ resolve() {
     if [ -e "$change/confirmed" ]; then finish; else undo; fi
 }
 
+@SHELL@
 command=${1-}
 case $command in
 status)
-    if [ -e "$change/confirmed" ]; then
+    if [ -d "$state" ] && [ ! -r "$state" ]; then
+        echo 'only root can see what is under way' >&2
+        exit 1
+    elif [ -e "$change/confirmed" ]; then
         echo 'confirmed: the files are being written'
     elif [ -e "$change/armed" ]; then
         left=$(($(cat "$change/deadline") - $(date +%s)))
@@ -112,12 +118,7 @@ confirm | revert | resolve | boot | check) ;;
     ;;
 esac
 
-mkdir -p "$(dirname @LOCK@)" || exit 1
-exec 9>@LOCK@ || exit 1
-if ! flock -w 30 9; then # nobody holds it longer than a second or two, unless something hangs
-    echo 'somebody else is changing the rules: see who holds @LOCK@' >&2
-    exit 1
-fi
+hold "$@"
 
 case $command in
 confirm)
@@ -158,7 +159,7 @@ check)
     ;;
 esac
 """
-for name, value in {"STATE": STATE, "TIMER": TIMER, "KEEP": KEEP, "LOCK": LOCK}.items():
+for name, value in {"STATE": STATE, "TIMER": TIMER, "KEEP": KEEP, "SHELL": SHELL}.items():
     SCRIPT = SCRIPT.replace("@%s@" % name, value)
 
 UNITS = {

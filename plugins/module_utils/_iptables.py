@@ -9,6 +9,7 @@ import functools
 import os
 from typing import Any, Mapping, NamedTuple, Sequence
 
+from ._at_boot import refusal
 from ._change import Failure, Plan
 from ._files import read, write
 from ._gates import Gate
@@ -72,6 +73,16 @@ class Iptables:
         """Let iptables-restore read the files as the boot will."""
         for family in FAMILIES:
             self._restore(family, self.texts[family.name], "--test")
+
+    def at_boot(self) -> list[str]:
+        """What keeps the next boot from loading the files: each one with its line. Raises CannotTry."""
+        found = []
+        for family in filter(is_there, FAMILIES):
+            command, text = self._path(family.command + "-restore"), self.texts[family.name]
+            if command and text:
+                said = refusal(self._module, [command, "-w", "10"], text, self._candidate(family, text))
+                found += ["%s could not be loaded: %s." % (family.file, said)] if said else []
+        return found
 
     def live(self) -> dict[str, dict[str, Table]]:
         """The tables as they are now; none on a host that has no iptables yet (which only check mode may meet)."""
@@ -165,7 +176,12 @@ class Iptables:
 
     def _keep(self) -> str:
         files = {
-            family.file: Saved(self.texts[family.name], "%s-restore -w 10 --test" % family.command)
+            family.file: Saved(
+                self.texts[family.name],
+                render(own(self.wanted[family.name])),
+                load="%s-restore -w 10" % family.command,
+                check="%s-restore -w 10 --test" % family.command,
+            )
             for family in FAMILIES
             if is_there(family)
         }
@@ -212,15 +228,18 @@ class Iptables:
         command = self._path(family.command + "-restore")
         if command is None and self._module.check_mode:
             return
-        # From a file: run_command ends the module if a command does not read all of its input
-        path = os.path.join(self._module.tmpdir, "rules." + family.name)
-        write(path, text)
         status, out, err = self._module.run_command(
-            [command or family.command + "-restore", "-w", "10", *options, path]
+            [command or family.command + "-restore", "-w", "10", *options, self._candidate(family, text)]
         )
         if status != 0:
             answer = (err or out).strip()
             raise Failure("%s-restore %s refused the rules: %s" % (family.command, " ".join(options), answer))
+
+    def _candidate(self, family: Family, text: str) -> str:
+        """A file that holds the text: run_command ends the module if a command does not read all of its input."""
+        path: str = os.path.join(self._module.tmpdir, "rules." + family.name)
+        write(path, text)
+        return path
 
 
 def _family(name: str) -> Family:
@@ -249,6 +268,23 @@ def _essence(tables: dict[str, Table]) -> dict[str, Any]:
         name: (table.rules, {chain: policy for chain, policy in table.chains.items() if policy != "ACCEPT"})
         for name, table in tables.items()
     }
+
+
+def own(tables: Mapping[str, Table]) -> dict[str, Table]:
+    """Our chains and the jumps to them, in tables that let everything else pass."""
+    found = {}
+    for name, chains in OWN_CHAINS.items():
+        table = tables.get(name, Table())
+        jumps = ["-A %s -j %s" % jump for jump in OWN_JUMPS[name]]
+        found[name] = Table(
+            {
+                chain: "-" if policy == "-" else "ACCEPT"
+                for chain, policy in table.chains.items()
+                if policy != "-" or chain in chains
+            },
+            [rule for rule in table.rules if rule in jumps or chain_of(rule) in chains],
+        )
+    return found
 
 
 def without_own(text: str | None) -> str | None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Mapping, Sequence
 
 from . import _nftables
+from ._at_boot import CannotTry, message, refusal
 from ._change import Failure, Plan
 from ._files import read, write
 from ._gates import Gate
@@ -20,6 +22,9 @@ from ._nftables import DAEMONS_TABLE, FILE, LISTING, SCRATCH, TABLE, WITH_HANDLE
 
 _NAMESPACES = (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"])
 """Where a candidate is loaded to see how nft lists it: the second for root in a container who may not do the first."""
+
+_GIVEN = "/proc/self/fd/0"
+"""Standard input. By its name `-`, nft takes zeros for an empty file; a boot, which names the file, does not."""
 
 _IPTABLES = ("iptables", "ip6tables")
 
@@ -43,6 +48,14 @@ class Nftables:
             self._load("-c")
             self.wanted()
 
+    def at_boot(self) -> list[str]:
+        """What keeps the next boot from loading the file. Raises CannotTry."""
+        nft = self._nft()
+        if not nft or not self.text:
+            return []
+        said = refusal(self._module, [nft, "-f", _GIVEN], self.text, self._candidate())
+        return ["%s could not be loaded: %s." % (FILE, said)] if said else []
+
     def live(self) -> str:
         """Our table as nft lists it; empty where there is none."""
         return str(self._module.run_command([self._nft(), *LISTING])[1]) if self._is_ready() else ""
@@ -58,10 +71,11 @@ class Nftables:
         if not self._is_ready():
             return Plan(bool(self.text), "", None, [("live table " + TABLE, "", self.text)])
         live, wanted = self.live(), self.wanted()
+        saved = Saved(self.text, self.text, load="nft -f " + _GIVEN, check="nft -c -f " + _GIVEN)
         return Plan(
             changes_live=_nftables.differs(live, wanted),
             undo=script(live),
-            keep=keep_script(script(wanted), {FILE: Saved(self.text, "nft -c -f -")}) if wanted else None,
+            keep=keep_script(script(wanted), {FILE: saved}) if wanted else None,
             diff=[("live table " + TABLE, live, wanted)],
         )
 
@@ -127,6 +141,10 @@ class Nftables:
             status, out, err = self._module.run_command([*namespace, "sh", "-c", script, "sh", self._candidate()])
             if status == 0:
                 return str(out)
+        with contextlib.suppress(CannotTry):  # it may be the rules, and not the namespace
+            refused = self.at_boot()
+            if refused:
+                raise Failure(message(refused))
         raise Failure(
             "The rules cannot be tried in a network namespace of their own, which backend nftables needs: %s"
             % (err or out).strip()

@@ -213,12 +213,14 @@ from typing import Any, Iterator
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sesame.knock.plugins.module_utils import _backend, _change
+from ansible_collections.sesame.knock.plugins.module_utils._at_boot import CannotTry, message
 from ansible_collections.sesame.knock.plugins.module_utils._backend import Backend
 from ansible_collections.sesame.knock.plugins.module_utils._change import GUARD, Change, Failure, Plan, knock_firewall
 from ansible_collections.sesame.knock.plugins.module_utils._files import read, write
 from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import ARGUMENT_SPEC, CHECKS
 from ansible_collections.sesame.knock.plugins.module_utils._gates import read_gates
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import CHANGE, DONE, KEEP, ORIGINAL
+from ansible_collections.sesame.knock.plugins.module_utils._lock import locked
 from ansible_collections.sesame.knock.plugins.module_utils._rehearsal import rehearse
 from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesError
 
@@ -271,13 +273,20 @@ def would_apply(module: AnsibleModule, backend: Backend) -> tuple[dict[str, Any]
 
 
 def hold_to_promise(module: AnsibleModule, backend: Backend, differs: bool) -> None:
-    """Judge the rules, and rehearse a change of them. Raises Failure where a promise is broken."""
+    """Judge the rules; load and rehearse a change of them. Raises Failure where a promise is broken."""
     gates = read_gates(module.params["gates"], int(module.params["mark"], 16))
     found = backend.judge(gates)
     if found.problems:
         raise Failure("Nothing has been changed, because of what the rules would do. %s" % " ".join(found.problems))
     if not differs:
         return
+    try:
+        refused = backend.at_boot()
+    except CannotTry as reason:
+        module.warn("Whether the next boot can load the rules cannot be tried on this host: %s" % reason)
+    else:
+        if refused:
+            raise Failure(message(refused))
     for remark in found.remarks:
         module.warn(remark)
     if gates and module.params["rehearse"] and backend.is_installed:
@@ -304,7 +313,7 @@ def nothing_under_way(module: AnsibleModule) -> Iterator[None]:
         if _change.is_under_way():
             _change.install(module)
             knock_firewall(module, "revert")
-        with _change.locked():
+        with locked():
             if not _change.is_under_way():
                 yield
                 return

@@ -142,7 +142,7 @@ class Snapshot:
         self._disarm()
         if not self.is_there:
             raise Failure(
-                "nobody told the host in time that the new files work, so it has put those of before back. Run the play again"
+                "nobody told the host in time that the new files work, so it has put those of before back: run the play again"
             )
         if os.path.exists(PLACE + "/armed"):
             os.unlink(PLACE + "/armed")

@@ -339,11 +339,11 @@ def test_a_mistake_in_ipv6_alone_changes_nothing_in_ipv4(host: FirewallHost) -> 
 
 
 @pytest.mark.iptables_only("one file is for both families")
-def test_rules_that_ipv6_takes_only_in_the_test_are_put_back_in_ipv4(host: FirewallHost) -> None:
+def test_rules_that_ipv6_takes_only_in_the_trials_are_put_back_in_ipv4(host: FirewallHost) -> None:
     before = host.rules()
     host.sh("""
         real=$(readlink -f /etc/alternatives/ip6tables-restore)
-        printf '#!/bin/sh\\ncase "$*" in *--test*) exit 0;; esac\\nexec %s --no-such-option\\n' "$real" > /etc/broken
+        printf '#!/bin/sh\\ncase "$*" in *--test* | "-w 10") exit 0;; esac\\nexec %s --no-such\\n' "$real" >/etc/broken
         chmod 755 /etc/broken
         ln -sf /etc/broken /etc/alternatives/ip6tables-restore
     """)

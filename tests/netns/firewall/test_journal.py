@@ -150,6 +150,13 @@ def test_status_says_what_is_under_way_and_how_to_end_it(host: FirewallHost) -> 
     assert host.run("knock-firewall", "status") == "closed: no change is under way\n"
 
 
+def test_status_says_nothing_wrong_to_who_is_not_root(host: FirewallHost) -> None:
+    host.apply(**ALLOW)
+    host.confirm()
+    asked = "setpriv --reuid=nobody --regid=nogroup --clear-groups sh /usr/local/sbin/knock-firewall status"
+    assert host.sh("chmod 755 /usr/local/sbin /var/lib; %s 2>/dev/null || echo failed" % asked) == "failed\n"
+
+
 # --- what a host can do to it ----------------------------------------------------------------------------------------
 
 
@@ -202,7 +209,7 @@ def test_a_check_changes_nothing_where_nothing_is_missing(host: FirewallHost) ->
 
 
 @WITH_NFTABLES
-@pytest.mark.parametrize("damage", ["sed -i '1i nonsense'", "truncate --size 0", "rm"])
+@pytest.mark.parametrize("damage", ["sed -i '1i nonsense'", "truncate --size 0", "rm", "head -c 99 /dev/zero >"])
 def test_a_saved_file_that_a_boot_could_not_load_is_put_back(host: FirewallHost, damage: str) -> None:
     host.apply(**ALLOW)
     host.confirm()
