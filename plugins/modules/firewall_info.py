@@ -216,13 +216,14 @@ sshd_socket:
 
 import json
 import os
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
+from ansible_collections.sesame.knock.plugins.module_utils._published import published, published_by_nftables
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
     RulesError,
@@ -231,13 +232,12 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     has_own,
     parse,
     parse_ports,
-    published,
-    published_by_nftables,
     refuses,
     value_of,
     words_of,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
+from ansible_collections.sesame.knock.plugins.module_utils._spans import Spans, joined, of_network
 
 FAMILIES = {"v4": ("iptables", "/etc/iptables/rules.v4"), "v6": ("ip6tables", "/etc/iptables/rules.v6")}
 ENGLISH = {"LC_ALL": "C", "LANGUAGE": "C"}
@@ -277,6 +277,17 @@ class Host:
         save = "%s-%s-save" % (command, other)
         status, out, dummy = self.run(save)
         return save, parse(out) if status == 0 else {}
+
+    def addresses(self) -> dict[str, Spans]:
+        """Where others reach the host, by family; a family is missing where it has none, or the command ip does not say."""
+        out = self.run("ip", "-j", "addr", "show")[1]
+        found: dict[str, Spans] = {}
+        for link in json.loads(out) if out.strip() else []:
+            for item in link.get("addr_info", []):
+                if item.get("family") in ("inet", "inet6") and item.get("local") and item.get("scope") != "host":
+                    family = "v4" if item["family"] == "inet" else "v6"
+                    found[family] = joined(found.get(family, ()), of_network(item["local"]))
+        return found
 
 
 def saved_rules(path: str) -> dict[str, Table]:
@@ -323,10 +334,13 @@ def summary_of(tables: dict[str, Table]) -> list[str]:
     return lines
 
 
-def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
+Others = Dict[str, Tuple[str, Dict[str, Table]]]
+"""By family: the -save command of the iptables that is not in use, and what it shows."""
+
+
+def other_iptables(others: Others, ports: list[Ports]) -> list[dict[str, Any]]:
     found = []
-    for family, (command, dummy) in FAMILIES.items():
-        save, tables = host.other_iptables(command)
+    for family, (save, tables) in others.items():
         rules = sum(len(table.rules) for table in tables.values())
         refused = refused_by(tables.get("filter"), ports)
         if rules or refused:
@@ -336,12 +350,25 @@ def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
 
 
 def published_ports(
-    host: Host, live: dict[str, dict[str, Table]], native: list[dict[str, Any]], ports: list[Ports]
-) -> list[dict[str, str]]:
-    found = [item for family in live.values() for item in published(family.get("nat"), ports)]
-    found += published_by_nftables(native, ports)
+    host: Host, live: dict[str, dict[str, Table]], others: Others, native: list[dict[str, Any]], ports: list[Ports]
+) -> list[dict[str, Any]]:
+    here = host.addresses()
+    found = []
+    known = []  # tables of nftables that a -save command has shown already
+    for family, tables in live.items():
+        save, more = others[family]
+        for each in (tables, more):
+            found += published(each.get("nat"), family, ports, here.get(family, ()))
+        if "nat" in (more if "-nft-" in save else tables):
+            known.append("ip nat" if family == "v4" else "ip6 nat")
+    found += published_by_nftables(native, ports, here, known)
     return [
-        {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
+        {
+            "ports": item.ports,
+            "rule": item.rule,
+            "certain": item.is_certain,
+            "container": container_of(host, item.ports),
+        }
         for item in found
     ]
 
@@ -401,6 +428,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
     files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
     saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
     ours = backends_of_ours([*live.values(), *files.values()], native)
+    others = {name: host.other_iptables(command) for name, (command, dummy) in FAMILIES.items()}
     listening, error = sshd_ports(host)
     extra = extra_port()
     return {
@@ -413,7 +441,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
         },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
-        "published": published_ports(host, live, native, ports),
+        "published": published_ports(host, live, others, native, ports),
         "saved": {
             name: {
                 "file": FAMILIES[name][1],
@@ -432,7 +460,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)
         ],
-        "other_iptables": other_iptables(host, ports),
+        "other_iptables": other_iptables(others, ports),
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

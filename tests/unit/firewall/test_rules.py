@@ -19,8 +19,6 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     parse,
     parse_ports,
     place_of,
-    published,
-    published_by_nftables,
     refuses,
     render,
 )
@@ -258,47 +256,3 @@ def test_a_jump_that_comes_too_late_in_its_own_place_is_moved() -> None:
     assert delta(live, parse(PUBLISHED)) == (
         "*mangle\n-D POSTROUTING -j KNOCK-PUBLISHED\n-I POSTROUTING 1 -j KNOCK-PUBLISHED\nCOMMIT\n"
     )
-
-
-# --- ports that never meet INPUT -------------------------------------------------------------------------------------
-
-SSH = [Ports(22, 22, "tcp")]
-
-
-@pytest.mark.parametrize(
-    ("rule", "is_found"),
-    [
-        ("PREROUTING -p tcp -m tcp --dport 22 -j DNAT --to-destination 198.18.1.2", True),
-        ("PREROUTING -p tcp -m multiport --dports 20:30,80 -j REDIRECT --to-ports 2222", True),
-        ("PREROUTING -i eth0 -j DNAT --to-destination 198.18.1.2", True),
-        ("PREROUTING -p udp -m udp --dport 22 -j DNAT --to-destination 198.18.1.2", False),
-        ("PREROUTING -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22", False),
-        ("DOCKER ! -i docker0 -p tcp -m tcp --dport 22 -j DNAT --to-destination 198.18.1.2:2022", True),
-        ("DOCKER_OUTPUT -p tcp -m tcp --dport 22 -j DNAT --to-destination 127.0.0.11:35353", False),
-    ],
-)
-def test_a_protected_port_that_is_sent_elsewhere_is_found(rule: str, is_found: bool) -> None:
-    nat = Table(
-        {"PREROUTING": "ACCEPT", "OUTPUT": "ACCEPT", "DOCKER": "-", "DOCKER_OUTPUT": "-"},
-        ["-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER", "-A OUTPUT -j DOCKER_OUTPUT", "-A " + rule],
-    )
-    assert bool(published(nat, SSH)) == is_found
-
-
-def test_a_native_rule_of_nftables_is_found_too() -> None:
-    def rule(right: object) -> dict:
-        match = {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": right}
-        return {
-            "rule": {
-                "family": "ip",
-                "table": "mine",
-                "chain": "pre",
-                "handle": 4,
-                "expr": [{"match": match}, {"dnat": {"addr": "198.18.1.2"}}],
-            }
-        }
-
-    for right in (22, {"set": [80, 22]}, {"set": [{"range": [20, 30]}]}, {"range": [1, 1024]}):
-        found = published_by_nftables([{"metainfo": {}}, rule(right)], SSH)
-        assert [item.rule for item in found] == ["rule with handle 4 in nftables chain ip mine pre"]
-    assert published_by_nftables([rule(2222)], SSH) == []
