@@ -13,6 +13,7 @@ import re
 from itertools import product
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
+from ._bytes import carried
 from ._match import Rule, read
 from ._walk import BaseChain
 
@@ -57,7 +58,7 @@ class Texts(NamedTuple):
     def of(cls, listing: str) -> Texts:
         """From what `nft --handle list ruleset` prints."""
         found, table = {}, ("", "")
-        for line in listing.splitlines():
+        for line in carried(listing).split("\n"):
             head = re.match(r"table (\S+) (\S+) \{", line)
             rule = re.match(r"\s+(.*) # handle (\d+)$", line)
             if head:

@@ -13,6 +13,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ._bytes import carried
+
 OWN_CHAINS = {
     # mangle comes first: the mark is cleared before the filter looks at it
     "mangle": ("KNOCK-MARK", "KNOCK-FORWARD", "KNOCK-PUBLISHED"),
@@ -82,7 +84,8 @@ def parse(text: str) -> dict[str, Table]:
     """Read what iptables-save prints, or what iptables-restore takes."""
     tables: dict[str, Table] = {}
     table = None
-    for number, raw in enumerate(text.splitlines(), 1):
+    # Not splitlines: a comment may hold what Unicode calls the end of a line
+    for number, raw in enumerate(carried(text).split("\n"), 1):
         line = _COUNTERS.sub("", raw.strip())
         if not line or line.startswith("#"):
             continue

@@ -222,7 +222,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
+from ansible_collections.sesame.knock.plugins.module_utils._bytes import carried
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
+from ansible_collections.sesame.knock.plugins.module_utils._files import read
 from ansible_collections.sesame.knock.plugins.module_utils._published import published, published_by_nftables
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
@@ -292,10 +294,7 @@ class Host:
 
 def saved_rules(path: str) -> dict[str, Table]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse(file.read())
-    except FileNotFoundError:
-        return {}
+        return parse(read(path) or "")
     except RulesError as error:
         raise RulesError(
             "%s cannot be read, so no boot loads it: %s. Mend that line, or move the file away" % (path, error)
@@ -390,7 +389,7 @@ def sshd_ports(host: Host) -> tuple[list[int], str]:
         return [], ""
     status, out, err = host.run("sshd", "-T")
     if status != 0:
-        return [], (err or out).strip()
+        return [], carried((err or out).strip())
     ports = {int(line.split()[1]) for line in out.splitlines() if line.startswith("port ")}
     # `ListenAddress 198.18.0.1:2222` names a port that no Port line needs to name
     ports |= {int(line.rpartition(":")[2]) for line in out.splitlines() if line.startswith("listenaddress ")}

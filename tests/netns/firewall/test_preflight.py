@@ -152,6 +152,29 @@ def test_a_hole_and_a_ban_that_were_saved_are_told_and_not_kept(host: FirewallHo
     assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD, knock_firewall_existing_rules="merge")
 
 
+def test_bytes_that_are_no_utf8_in_rules_of_others_stop_nothing_and_are_kept(host: FirewallHost) -> None:
+    host.sh("""
+        mkdir -p /run/sshd
+        for command in iptables ip6tables; do
+            $command -A INPUT -p tcp --dport 25 -m comment --comment "$(printf 'caf\\351 \\303\\251')" -j DROP
+        done
+        (iptables-save; printf '# journal du caf\\351\n') > /etc/iptables/rules.v4
+        ip6tables-save > /etc/iptables/rules.v6
+    """)
+    merge = {**GOOD, "knock_firewall_existing_rules": "merge"}
+    answer = host.play("variables", "preflight", "commit", **merge)
+    assert "failed=0" in answer, answer
+    assert host.sh("grep -l 'KNOCK-ADMIT -s 198.18.0.1/32' /etc/iptables/*") == "/etc/iptables/rules.v4\n"
+    saved = host.sh("LC_ALL=C grep -a -c \"$(printf 'caf\\351 \\303\\251')\" /etc/iptables/rules.v4 /etc/iptables/rules.v6")
+    assert saved.split() == ["/etc/iptables/rules.v4:1", "/etc/iptables/rules.v6:1"]
+    host.sh("iptables-restore /etc/iptables/rules.v4; ip6tables-restore /etc/iptables/rules.v6")
+    assert "changed=0" in host.play("variables", "preflight", "commit", **merge)
+    assert host.module("firewall", state="absent")["changed"]
+    assert host.sh("(iptables-save; cat /etc/iptables/rules.v4) | grep -a -c KNOCK || true").strip() == "0"
+    saved = host.sh("LC_ALL=C grep -a -c \"$(printf 'journal du caf\\351')\" /etc/iptables/rules.v4")
+    assert saved.strip() == "1", "the file of before is back"
+
+
 def test_who_else_decides_is_told(host: FirewallHost) -> None:
     host.sh("""
         mkdir -p /run/sshd
