@@ -38,7 +38,7 @@ def _daemon_module(name: str) -> ModuleType:
 
 
 def knockd_conf_text(content: str) -> str:
-    """Decode a file that comes in base64; bytes that are not UTF-8 are the same bytes again once the text is written."""
+    """Decode a file that comes in base64. Bytes that are not UTF-8 are the same again once the text is written."""
     return base64.b64decode(content).decode("utf-8-sig", "surrogateescape")
 
 

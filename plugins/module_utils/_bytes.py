@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes that are not UTF-8, in text that passes JSON: a comment in Latin-1 among the rules of others is no reason to fail.
+"""Bytes that are not UTF-8, in text that passes JSON: a comment in Latin-1 among rules of others is no reason to fail.
 
-Python decodes such a byte to a lone surrogate (PEP 383), which ansible-core refuses between host and controller. Here it
-is a character of a private area instead, at the end of Unicode, that nobody uses; and the same byte again when written.
+Python decodes such a byte to a lone surrogate (PEP 383), which ansible-core refuses between host and controller. Here
+it is a character of a private area at the end of Unicode, which nobody uses, and the same byte again when written.
 """
 
 from __future__ import annotations

@@ -244,9 +244,7 @@ def _may_go_before_us(table: Table, rule: str, is_builtin: bool = True, depth: i
     if target in table.chains and is_builtin and _is_goto(rule):
         return _names_one_source(rule)  # what passes the other chain does not come back, and gets the policy
     if target in table.chains:
-        return depth < 16 and all(
-            _may_go_before_us(table, inner, False, depth + 1) for inner in table.rules_of(target)
-        )
+        return depth < 16 and all(_may_go_before_us(table, inner, False, depth + 1) for inner in table.rules_of(target))
     if target == "RETURN" and not is_builtin:
         return True
     # In a built-in chain RETURN is the policy. A program that takes packets from a queue may let them in

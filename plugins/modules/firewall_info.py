@@ -281,7 +281,7 @@ class Host:
         return save, parse(out) if status == 0 else {}
 
     def addresses(self) -> dict[str, Spans]:
-        """Where others reach the host, by family; a family is missing where it has none, or the command ip does not say."""
+        """Where others reach the host, by family; a family is missing where it has none, or ip does not say."""
         out = self.run("ip", "-j", "addr", "show")[1]
         found: dict[str, Spans] = {}
         for link in json.loads(out) if out.strip() else []:

@@ -230,7 +230,8 @@ def test_an_owners_rule_that_drops_before_input_is_seen_in_the_rehearsal_alone(h
 
 
 def test_a_rule_of_others_whose_comment_is_no_utf8_is_named_all_the_same(host: FirewallHost) -> None:
-    host.sh("""
+    host.sh(
+        """
         printf 'table inet mine {
             chain in {
                 type filter hook input priority 10; policy accept
@@ -243,7 +244,8 @@ def test_a_rule_of_others_whose_comment_is_no_utf8_is_named_all_the_same(host: F
         }' > /run/mine.nft
         mkdir -p /run/sshd
         nft -f /run/mine.nft
-    """.replace("CLIENT", CLIENT))
+    """.replace("CLIENT", CLIENT)
+    )
     assert host.module("firewall_info")["published"] == []
     answer = " ".join(host.play("variables", "preflight", "commit", knock_firewall_prove=False, **ALLOW).split())
     assert "failed=0" in answer, "one address is banned, which is no reason against the change"

@@ -352,7 +352,7 @@ SENT = {
     "redirect_all": "meta l4proto tcp redirect to :2222",
     "one_source_stays": "ip saddr 198.18.0.77 accept; " + TO_2022,
     "iptables": "COMMAND -p tcp --dport 22 -j DNAT --to-destination BACKEND:2022",
-    "iptables_jump": "COMMAND -p tcp --dport 22 -j X; iptables -t nat -A X -p tcp -j DNAT --to-destination BACKEND:2022",
+    "iptables_jump": "COMMAND -p tcp --dport 22 -j X; MORE X -p tcp -j DNAT --to-destination BACKEND:2022",
     "iptables_no_port": "COMMAND -d SERVER -j DNAT --to-destination BACKEND",
     "iptables_range": "COMMAND -p tcp --dport :30 -j REDIRECT --to-ports 2222",
     "iptables_not": "COMMAND -p tcp ! --dport 80 -j REDIRECT --to-ports 2222",
@@ -371,8 +371,8 @@ KEPT = {
     "another_address": "ip daddr 198.18.0.77 dnat to BACKEND",
     "not_local": "fib daddr type != local tcp dport 22 dnat to BACKEND",
     "iptables_not_it": "COMMAND -p tcp ! --dport 22 -j REDIRECT --to-ports 2222",
-    "iptables_another_jump": "COMMAND -p tcp --dport 443 -j X; iptables -t nat -A X -p tcp -j DNAT --to-destination BACKEND",
-    "iptables_accepted_before": "COMMAND -p tcp --dport 22 -j ACCEPT; iptables -t nat -A PREROUTING -p tcp -j REDIRECT --to-ports 2222",
+    "iptables_another_jump": "COMMAND -p tcp --dport 443 -j X; MORE X -p tcp -j DNAT --to-destination BACKEND",
+    "iptables_accepted": "COMMAND -p tcp --dport 22 -j ACCEPT; MORE PREROUTING -p tcp -j REDIRECT --to-ports 2222",
     "output": "COMMAND_OUT -p tcp --dport 22 -j DNAT --to-destination BACKEND",
 }
 UNREAD = {"some_bits", "returned_before"}
@@ -380,7 +380,7 @@ UNREAD = {"some_bits", "returned_before"}
 
 
 def spell(host: Gateway, rule: str) -> None:
-    for word, value in (("BACKEND", BACKEND), ("SERVER", SERVER)):
+    for word, value in (("BACKEND", BACKEND), ("SERVER", SERVER), ("MORE", "iptables -t nat -A")):
         rule = rule.replace(word, value)
     if rule.startswith(("COMMAND", "LEGACY")):
         begin = {"LEGACY": "iptables-legacy -t nat -A PREROUTING", "COMMAND": "iptables -t nat -A PREROUTING"}
@@ -403,7 +403,8 @@ def meets_input(host: Gateway) -> bool:
 
 
 BY_WHOM = [("nft" if "COMMAND" in rule else "native", name) for name, rule in {**SENT, **KEPT}.items()]
-BY_WHOM += [("native", "iptables"), ("native", "iptables_jump"), ("native", "netmap"), ("nft", "map"), ("nft", "no_port")]
+BY_WHOM += [("native", name) for name in ("iptables", "iptables_jump", "netmap")]
+BY_WHOM += [("nft", name) for name in ("map", "no_port")]
 
 
 @pytest.mark.parametrize(("bare", "name"), BY_WHOM, indirect=["bare"])
@@ -423,21 +424,24 @@ def test_what_is_sent_elsewhere_is_found_however_it_is_spelled_and_closed(bare: 
     assert not bare.lab.is_open(source=STRANGER)
 
 
+PRE = "chain pre {\ntype nat hook prerouting priority -100\n%s\n}\n}"
+
+
 @pytest.mark.parametrize("bare", TWO_BACKENDS, indirect=True)
 @pytest.mark.parametrize(
-    "rule",
+    "rules",
     [
-        "table ip6 mine { chain x { dnat to BACKEND6 }; chain pre { type nat hook prerouting priority -100; tcp dport 22 jump x; }; }",
-        "table inet mine { chain pre { type nat hook prerouting priority -100; meta l4proto tcp dnat ip6 to BACKEND6; }; }",
-        "table inet mine { chain pre { type nat hook prerouting priority -100; dnat ip6 to tcp dport map { 22 : BACKEND6 }; }; }",
+        "table ip6 mine {\nchain x {\ndnat to BACKEND6\n}\n" + PRE % "tcp dport 22 jump x",
+        "table inet mine {\n" + PRE % "meta l4proto tcp dnat ip6 to BACKEND6",
+        "table inet mine {\n" + PRE % "dnat ip6 to tcp dport map { 22 : BACKEND6 }",
         "ip6tables -t nat -A PREROUTING -d SERVER6 -j DNAT --to-destination BACKEND6",
     ],
 )
-def test_the_same_by_ipv6(bare: Gateway, rule: str) -> None:
+def test_the_same_by_ipv6(bare: Gateway, rules: str) -> None:
     with bare.backend:
         bare.lab._keep(socket.create_server((BACKEND6, 22), family=socket.AF_INET6, backlog=64))
-    rule = rule.replace("BACKEND6", BACKEND6).replace("SERVER6", SERVER6)
-    bare.somebody(rule) if rule.startswith("ip6tables") else bare.lab.nft(rule.replace("dnat to %s }" % BACKEND6, "dnat to %s; }" % BACKEND6))
+    rules = rules.replace("BACKEND6", BACKEND6).replace("SERVER6", SERVER6)
+    (bare.somebody if rules.startswith("ip6tables") else bare.lab.nft)(rules)
     assert {item["ports"] for item in bare.module("firewall_info", ports=["22/tcp"])["published"]} == {"22/tcp"}
     assert bare.lab.is_open(SERVER6, source=STRANGER6)
     bare.apply(**PROTECT)

@@ -11,7 +11,6 @@ import subprocess
 import pytest
 
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import refused_by
-
 from ansible_collections.sesame.knock.plugins.module_utils._match import YES, Packet
 from ansible_collections.sesame.knock.plugins.module_utils._rules import parse, parse_ports, refuses
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network

@@ -1,8 +1,10 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ports that never meet INPUT are found in each spelling, and what cannot be read counts as one; the kernel has its say in
-tests/netns/firewall/test_published.py."""
+"""Ports that never meet INPUT are found in each spelling, and what cannot be read counts as one.
+
+The kernel has its say in tests/netns/firewall/test_published.py.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,11 @@ JUMP = {"jump": {"target": "x"}}
         ([match("198.18.0.3", PAIR["concat"][0]), TO], {}, False),
         ([match("eth0", {"meta": {"key": "iifname"}}), TO], {}, True),
         ([match("lo", {"meta": {"key": "iifname"}}), TO], {}, False),
-        ([match(22), {"xt": {"type": "match", "name": "comment"}}, {"xt": {"type": "target", "name": "DNAT"}}], {}, True),
+        (
+            [match(22), {"xt": {"type": "match", "name": "comment"}}, {"xt": {"type": "target", "name": "DNAT"}}],
+            {},
+            True,
+        ),
         ([match(80), {"xt": {"type": "target", "name": "REDIRECT"}}], {}, False),
         ([match(22), {"xt": {"type": "target", "name": "MARK"}}], {}, False),
         ([{"no": "such thing"}, TO], {}, True),
@@ -193,4 +199,6 @@ def test_thousands_of_services_that_lead_elsewhere_are_read_one_by_one() -> None
     elements = [[{"concat": ["198.18.%d.%d" % divmod(n, 256), 1024 + n]}, JUMP] for n in range(4000)]
     steps = {"vmap": {"key": PAIR, "data": "@m"}}
     assert published_by_nftables(listed(steps, m=elements), SSH, {"v4": HERE}) == []
-    assert published_by_nftables(listed(steps, m=[*elements, [{"concat": ["198.18.0.2", 22]}, JUMP]]), SSH, {"v4": HERE})
+    assert published_by_nftables(
+        listed(steps, m=[*elements, [{"concat": ["198.18.0.2", 22]}, JUMP]]), SSH, {"v4": HERE}
+    )

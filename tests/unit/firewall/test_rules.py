@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.module_utils._bytes import decode, encode
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
     RulesError,
@@ -71,6 +72,15 @@ def test_a_file_that_says_nothing_is_not_foreign() -> None:
     assert foreign(parse("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n")) == {}
 
 
+def test_bytes_that_are_no_utf8_and_what_unicode_calls_the_end_of_a_line_are_no_reason_to_fail() -> None:
+    text = b'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "caf\xe9 \xe2\x80\xa8\xc3\xa9" -j DROP\nCOMMIT\n'
+    read = render(parse(text.decode("utf-8", "surrogateescape")))
+    read.encode("utf-8")  # what ansible-core does with an answer
+    assert encode(read) == text
+    assert decode(text) == read
+    assert parse(read) == parse(decode(text))
+
+
 def test_what_is_read_can_be_written_and_read_again() -> None:
     tables = parse(SAVED)
     assert parse(render(tables)) == tables
@@ -123,6 +133,11 @@ def test_what_is_no_port_is_named(item: str | int) -> None:
         (filter_table("INPUT -j ACCEPT", "INPUT -j DROP", policy="DROP"), ""),
         (filter_table("INPUT -j mine", "mine -j DROP", chains=("mine",)), "drop"),
         (filter_table("INPUT -p udp -j mine", "mine -j DROP", chains=("mine",)), ""),
+        (filter_table("INPUT -j RETURN", "INPUT -j DROP"), ""),
+        (filter_table("INPUT -j RETURN", "INPUT -j ACCEPT", policy="DROP"), "drop"),
+        (filter_table("INPUT -j mine", "INPUT -j DROP", "mine -j RETURN", chains=("mine",)), "drop"),
+        (filter_table("INPUT -j mine", "INPUT -j DROP", "mine -j ACCEPT", chains=("mine",)), ""),
+        (filter_table("INPUT -g mine", "INPUT -j DROP", chains=("mine",)), ""),
     ],
 )
 def test_whether_a_host_refuses_what_no_rule_accepts(table: Table | None, how: str) -> None:
@@ -146,6 +161,9 @@ def test_whether_a_host_refuses_what_no_rule_accepts(table: Table | None, how: s
         (["INPUT -j NFQUEUE --queue-num 0", "INPUT -j KNOCK"], False),
         (["INPUT -p tcp -j other", "INPUT -j KNOCK", "other -s 198.18.0.9/32 -j REJECT", "other -j RETURN"], True),
         (["INPUT -p tcp -j other", "INPUT -j KNOCK", "other -j ACCEPT"], False),
+        (["INPUT -p tcp --dport 22 -j RETURN", "INPUT -j KNOCK"], False),
+        (["INPUT -s 198.18.0.66/32 -j RETURN", "INPUT -j KNOCK"], True),
+        (["INPUT -p tcp -g other", "INPUT -j KNOCK", "other -s 198.18.0.9/32 -j REJECT"], False),
     ],
 )
 def test_our_jump_comes_before_all_that_could_let_a_stranger_in(rules: list[str], is_enough: bool) -> None:

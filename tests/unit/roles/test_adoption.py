@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was adopted from a C knockd reaches our knockd.conf byte by byte, whatever its encoding, by the real ansible-playbook."""
+"""What was adopted from a C knockd reaches our knockd.conf byte by byte, by the real ansible-playbook."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from knockd import config
 
 from ansible_collections.sesame.knock.plugins.modules.c_knockd_info import CONFIG, is_owners
+from knockd import config
 
 ROLE = Path(__file__).parents[3] / "roles" / "knockd"
 LATIN = b"caf\xe9"
@@ -53,7 +53,10 @@ def adopt(directory: Path, adopted: bytes) -> bytes:
     return (directory / "out").read_bytes()
 
 
-@pytest.mark.parametrize("begin", [ADOPTED[: -len(DOOR)], b"\xef\xbb\xbf", b"# \xff\xfe\r\n"], ids=["options", "mark", "none"])
+BEGINS = {"options": ADOPTED[: -len(DOOR)], "byte order mark": b"\xef\xbb\xbf", "no text": b"# \xff\xfe\r\n"}
+
+
+@pytest.mark.parametrize("begin", BEGINS.values(), ids=BEGINS)
 def test_no_byte_of_an_adopted_door_is_lost(tmp_path: Path, begin: bytes) -> None:
     assert DOOR.strip() in adopt(tmp_path, begin + DOOR)
     (door,) = [door for door in config.read(str(tmp_path / "out")).doors if door.name == "ouvrir"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-# host: (what its line of an inventory in INI format says, the variable that the error names, what it must name as well).
+# host: (what its line of an inventory in INI format says, the variable that the error names, what else it must name).
 # That format has no lists but those of Python's spelling, so `1.2.3.4/30,::1` and `[1.2.3.4, ::1]` are strings.
 LINES: dict[str, tuple[str, str, str]] = {
     "no_quotes": (
@@ -141,6 +142,19 @@ def test_a_string_that_is_no_list_is_an_error_that_says_so(
 def test_a_string_with_commas_is_a_list(host: str, run_of_lines: subprocess.CompletedProcess[str]) -> None:
     messages = re.findall(r"^fatal: \[%s\]: (?:.*(?:\n .*|\n\})*)" % host, run_of_lines.stdout, re.MULTILINE)
     assert not [message for message in messages if "No host has been touched" not in message]
+
+
+def test_hosts_of_a_client_that_are_no_list_are_an_error_that_says_so(tmp_path: Path) -> None:
+    inventory, playbook = tmp_path / "hosts", tmp_path / "play.yml"
+    host = "%s knock_sequence=" + GOOD
+    here = "localhost ansible_connection=local ansible_python_interpreter=%s knock_client_hosts=web1,web2" % sys.executable
+    inventory.write_text("\n".join([host % "web1", host % "web2", here, ""]))
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "roles": ["sesame.knock.knock_client"]}]))
+    command = ["ansible-playbook", "--check", "-i", str(inventory), str(playbook)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    (message,) = re.findall(r"^fatal: \[localhost\]: FAILED! => (.*(?:\n .*|\n\})*)", done.stdout, re.MULTILINE)
+    assert "knock_client_hosts" in message
+    assert 'write a list, ["web1", "web2"]' in message.replace('\\"', '"')
 
 
 @pytest.fixture(scope="module")
