@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from itertools import product
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from ._bytes import carried
 from ._match import Rule, read
@@ -81,13 +81,14 @@ def native_chains(
     The one that lets in is the chain `input` of table `main`; tables of `without` are not read. Both as `inet filter`.
     """
     left_out = set(without)
+    updated = {place for entry in listing if "rule" in entry for place in _updated(entry["rule"])}
     sets: dict[tuple[str, str, str], Sequence[Any]] = {}
     rules: dict[str, dict[str, list[Rule]]] = {}
     for kind, entry in (item for thing in listing for item in thing.items()):
         table = "%s %s" % (entry.get("family"), entry.get("table"))
         if entry.get("family") not in _FAMILIES[family] or table in left_out:
             continue
-        if kind in ("set", "map") and not {"timeout", "dynamic"} & set(_listed(entry.get("flags", []))):
+        if kind in ("set", "map") and not _changes(entry, updated):
             sets[entry["family"], entry["table"], entry["name"]] = entry.get("elem", [])
         elif kind == "chain":
             rules.setdefault(table, {}).setdefault(entry["name"], [])
@@ -267,9 +268,24 @@ class _Reader:
 _MARK = {"meta": {"key": "mark"}}
 
 
-def _listed(flags: Any) -> list[Any]:
-    """A single flag is a word in some versions of nft."""
-    return flags if isinstance(flags, list) else [flags]
+def _changes(named: Mapping[str, Any], updated: set[tuple[str, str, str]]) -> bool:
+    """Whether a set or map changes by itself: its flags say so, or a rule adds to it.
+
+    A single flag is a word in some versions of nft, and 1.0.6 lists no `dynamic`.
+    """
+    flags = named.get("flags", [])
+    is_passing = bool({"timeout", "dynamic"} & set(flags if isinstance(flags, list) else [flags]))
+    return is_passing or (named["family"], named["table"], named["name"]) in updated
+
+
+def _updated(rule: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The sets and maps that a rule adds to; what adds to a map is listed as text by some versions of nft."""
+    for step in rule.get("expr", []):
+        name, argument = _statement(step)
+        found = re.match(r"(?:add|update|delete) @(\S+)", name)
+        place = argument.get(name, "") if name in ("set", "map") and isinstance(argument, dict) else ""
+        if found or str(place).startswith("@"):
+            yield rule["family"], rule["table"], found.group(1) if found else place[1:]
 
 
 def _statement(step: Any) -> tuple[str, Any]:

@@ -50,11 +50,13 @@ def published_by_nftables(
     here: Mapping[str, Spans],
     known: Sequence[str] = (),
 ) -> list[Published]:
-    """The same for all tables of nftables, from `nft --json list ruleset`, but those that are `known`, as `ip nat`."""
+    """The same for the chains of nftables, from `nft --json list ruleset`, but those `known` (`ip nat PREROUTING`)."""
     texts = Texts({_place(entry): _words(entry) for entry in (item["rule"] for item in listing if "rule" in item)})
     found = []
     for family in ("v4", "v6"):
-        for chain in native_chains(listing, texts, family, without=known, at=("nat", "prerouting")):
+        for chain in native_chains(listing, texts, family, at=("nat", "prerouting")):
+            if "%s %s" % (chain.table, chain.name) in ["table " + each for each in known]:
+                continue
             found += _search(chain.rules, chain.name, family, protected, here.get(family, ()))
     return list(dict.fromkeys(found))
 

@@ -353,20 +353,21 @@ def published_ports(
 ) -> list[dict[str, Any]]:
     here = host.addresses()
     found = []
-    known = []  # tables of nftables that a -save command has shown already
+    known = []  # chains of nftables that a -save command has shown already; it is silent of others in its tables
     for family, tables in live.items():
         save, more = others[family]
         for each in (tables, more):
             found += published(each.get("nat"), family, ports, here.get(family, ()))
         if "nat" in (more if "-nft-" in save else tables):
-            known.append("ip nat" if family == "v4" else "ip6 nat")
+            known.append("%s nat PREROUTING" % ("ip" if family == "v4" else "ip6"))
     found += published_by_nftables(native, ports, here, known)
+    containers = {name: container_of(host, name) for name in dict.fromkeys(item.ports for item in found)}
     return [
         {
             "ports": item.ports,
             "rule": item.rule,
             "certain": item.is_certain,
-            "container": container_of(host, item.ports),
+            "container": containers[item.ports],
         }
         for item in found
     ]

@@ -322,6 +322,7 @@ IN_NFT = """table ip mine {
     map v { type inet_service : verdict; elements = { 22 : jump x }; }
     map services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { SERVER . tcp . 22 : goto x }; }
     map others { type ipv4_addr . inet_proto . inet_service : verdict; elements = { SERVER . tcp . 443 : goto x }; }
+    set grows { type inet_service; size 9; flags dynamic; elements = { 22 }; }
     map empty { type inet_service : verdict; }
     chain x { meta l4proto tcp dnat to BACKEND:2022; }
     chain pre { type nat hook prerouting priority -100; policy accept; RULE; }
@@ -357,6 +358,11 @@ SENT = {
     "iptables_range": "COMMAND -p tcp --dport :30 -j REDIRECT --to-ports 2222",
     "iptables_not": "COMMAND -p tcp ! --dport 80 -j REDIRECT --to-ports 2222",
     "netmap": "COMMAND -p tcp --dport 22 -j NETMAP --to BACKEND",
+    "beside_iptables": "COMMAND -p tcp --dport 99 -j REDIRECT; nft -f - <<END\n"
+    "table ip nat {\nchain mine {\ntype nat hook prerouting priority -101\n" + TO_2022 + "\n}\n}\nEND",
+    "among_iptables": "COMMAND -p tcp --dport 99 -j X; nft add rule ip nat X dnat to tcp dport map '{ 22 : BACKEND }';"
+    "nft add rule ip nat PREROUTING tcp dport 22 jump X",
+    "dynamic_set": "tcp dport @grows dnat to BACKEND:2022",
     "legacy": "LEGACY -p tcp --dport 22 -j DNAT --to-destination BACKEND:2022",
 }
 KEPT = {

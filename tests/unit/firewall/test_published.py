@@ -191,8 +191,19 @@ def test_only_what_comes_from_outside_counts() -> None:
         assert published_by_nftables(listed(match(22), TO, hook=hook, kind=kind), SSH, {}) == []
 
 
-def test_a_table_that_iptables_has_shown_is_not_told_twice() -> None:
-    assert published_by_nftables(listed(match(22), TO), SSH, {}, ["ip mine"]) == []
+def test_a_chain_that_iptables_has_shown_is_not_told_twice() -> None:
+    assert published_by_nftables(listed(match(22), TO), SSH, {}, ["ip mine pre"]) == []
+    assert published_by_nftables(listed(match(22), TO), SSH, {}, ["ip mine PREROUTING"])
+
+
+@pytest.mark.parametrize(
+    "step", [{"set": {"op": "add", "elem": DPORT, "set": "@pset"}}, "add @pset { tcp dport }"], ids=str
+)
+def test_a_set_that_rules_add_to_is_not_known_also_where_its_flags_are_not_listed(step: Any) -> None:
+    rules = listed(match("@pset"), TO, pset=[80])
+    assert published_by_nftables(rules, SSH, {}) == []
+    adding = {"rule": {"family": "ip", "table": "mine", "chain": "x", "handle": 9, "expr": [step]}}
+    assert [item.is_certain for item in published_by_nftables([*rules, adding], SSH, {})] == [False]
 
 
 def test_thousands_of_services_that_lead_elsewhere_are_read_one_by_one() -> None:

@@ -320,8 +320,11 @@ def test_a_string_with_commas_is_a_list(value: Any, items: list[Any]) -> None:
 
 
 def test_who_writes_a_string_gets_the_rules_of_a_list() -> None:
-    as_lists = {"knock_firewall_allowlist": ["198.18.4.0/24", "fd00:5e5a:1::/64"], "knock_firewall_ports": ["22/tcp", 80]}
-    as_strings = {name: ",".join(map(str, value)) for name, value in as_lists.items()}
+    as_lists: dict[str, Any] = {
+        "knock_firewall_allowlist": ["198.18.4.0/24", "fd00:5e5a:1::/64"],
+        "knock_firewall_ports": ["22/tcp", 80],
+    }
+    as_strings: dict[str, Any] = {name: ",".join(map(str, value)) for name, value in as_lists.items()}
     closed: dict[str, Any] = {"knock_firewall_policy": "drop"}
     for template in ("rules.v4.j2", "rules.v6.j2", "knock_firewall.nft.j2"):
         wanted = render(template, **closed, knock_firewall_open_ports=["443/tcp", "25/tcp"], **as_lists)

@@ -73,7 +73,8 @@ def test_a_file_that_says_nothing_is_not_foreign() -> None:
 
 
 def test_bytes_that_are_no_utf8_and_what_unicode_calls_the_end_of_a_line_are_no_reason_to_fail() -> None:
-    text = b'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "caf\xe9 \xe2\x80\xa8\xc3\xa9" -j DROP\nCOMMIT\n'
+    rule = b'-A INPUT -m comment --comment "caf\xe9 \xe2\x80\xa8\xc3\xa9" -j DROP'
+    text = b"*filter\n:INPUT ACCEPT [0:0]\n%s\nCOMMIT\n" % rule
     read = render(parse(text.decode("utf-8", "surrogateescape")))
     read.encode("utf-8")  # what ansible-core does with an answer
     assert encode(read) == text

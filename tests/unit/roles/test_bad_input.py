@@ -147,8 +147,8 @@ def test_a_string_with_commas_is_a_list(host: str, run_of_lines: subprocess.Comp
 def test_hosts_of_a_client_that_are_no_list_are_an_error_that_says_so(tmp_path: Path) -> None:
     inventory, playbook = tmp_path / "hosts", tmp_path / "play.yml"
     host = "%s knock_sequence=" + GOOD
-    here = "localhost ansible_connection=local ansible_python_interpreter=%s knock_client_hosts=web1,web2" % sys.executable
-    inventory.write_text("\n".join([host % "web1", host % "web2", here, ""]))
+    here = "localhost ansible_connection=local knock_client_hosts=web1,web2 ansible_python_interpreter="
+    inventory.write_text("\n".join([host % "web1", host % "web2", here + sys.executable, ""]))
     playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "roles": ["sesame.knock.knock_client"]}]))
     command = ["ansible-playbook", "--check", "-i", str(inventory), str(playbook)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
