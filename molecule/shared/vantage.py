@@ -45,18 +45,20 @@ class Server:
     ipv6: str
     sequence: tuple[_sequence.Knock, ...]
     directory: Path
+    port: int = 22
+    """Where its sshd listens."""
 
     def address(self, family: str) -> str:
         """Its address: `family` is ipv4 or ipv6."""
         return self.ipv4 if family == "ipv4" else self.ipv6
 
-    def is_open(self, address: str, port: int = 22) -> bool:
-        """Look at the port. It costs sshd no connection."""
-        return _knocker.is_open(_knocker.resolve(address), port)
+    def is_open(self, address: str, port: int = 0) -> bool:
+        """Look at the port, by default sshd's. It costs sshd no connection."""
+        return _knocker.is_open(_knocker.resolve(address), port or self.port)
 
     def wait_closed(self, address: str, within: float = 30) -> None:
         """Wait until the door has closed."""
-        _knocker.wait_closed(_knocker.resolve(address), 22, within)
+        _knocker.wait_closed(_knocker.resolve(address), self.port, within)
 
     def knock(self, address: str, sequence: tuple[_sequence.Knock, ...] | None = None, delay: float = 0.02) -> None:
         """Knock, and leave the daemon time to do what it does about it."""
@@ -68,7 +70,18 @@ class Server:
         profile = self.directory / (self.name + ".profile")
         profile.touch(mode=0o600)
         profile.write_text(json.dumps({"sequence": _sequence.format_sequence(self.sequence)}))
-        options = ["-F", "none", "-i", str(self.directory / "key"), "-l", "admin", "-o", "BatchMode=yes"]
+        options = [
+            "-F",
+            "none",
+            "-i",
+            str(self.directory / "key"),
+            "-l",
+            "admin",
+            "-p",
+            str(self.port),
+            "-o",
+            "BatchMode=yes",
+        ]
         options += ["-o", "UserKnownHostsFile=%s" % (self.directory / "known_hosts")]
         if proxy:
             options += ["-o", "ProxyUseFdpass=yes", "-o", "ProxyCommand='%s' '%s' %%h %%p" % (PROXY, profile)]
@@ -81,10 +94,12 @@ class Client:
 
     name: str
 
-    def banner(self, address: str) -> str:
+    def banner(self, address: str, port: int = 22) -> str:
         """The first line that sshd sends, or nothing where the port is closed."""
-        connect = "import socket, sys; print(socket.create_connection((sys.argv[1], 22), 5).recv(99).decode())"
-        command = ["docker", "exec", self.name, "python3", "-c", connect, address]
+        connect = (
+            "import socket, sys; print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(99).decode())"
+        )
+        command = ["docker", "exec", self.name, "python3", "-c", connect, address, str(port)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
@@ -93,4 +108,5 @@ def server_of(name: str) -> Server:
     known = inventory()[name]
     sequence = _sequence.parse_sequence(known["knock_sequence"])
     directory = ROOT / ".cache" / "molecule" / SCENARIO.name
-    return Server(name, known["ansible_host"], known["test_ipv6"], sequence, directory)
+    port = int(known.get("ansible_port", 22))
+    return Server(name, known["ansible_host"], known["test_ipv6"], sequence, directory, port)

@@ -33,8 +33,9 @@ from ansible_collections.sesame.knock.plugins.module_utils._firewall_task import
 from ansible_collections.sesame.knock.plugins.module_utils._host_command import COMMAND
 from ansible_collections.sesame.knock.plugins.module_utils._knock_task import fill_in
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError, StillOpen
+from ansible_collections.sesame.knock.plugins.module_utils._rules import Ports, parse_ports
 from ansible_collections.sesame.knock.plugins.module_utils._sequence import SequenceError, parse_sequence
-from ansible_collections.sesame.knock.plugins.module_utils._vantage import vantage_for
+from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.origin import origin_for
 
 display = Display()
 
@@ -83,7 +84,7 @@ class ActionModule(ActionBase):
             )
         lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
         try:
-            self._vantage = vantage_for(lookup, self._connection, self._vars)
+            self._vantage = origin_for(lookup, self._connection, self._vars)
         except ValueError as error:  # a jump host that is none
             return dict(result, failed=True, msg="sesame.knock.firewall: %s" % error)
         try:
@@ -157,7 +158,7 @@ class ActionModule(ActionBase):
         else:
             steps.append("%s is on the allowlist: that strangers are refused cannot be seen from there" % seen)
             if self._parameters["native"]:
-                self._knock_until_admitted(target, seen)
+                self._knock_until_admitted(target, seen, int(session[3]))
                 steps.append("the kernel has admitted it by a knock")
             else:
                 self._vantage.knock(target, self._knocks)
@@ -186,15 +187,24 @@ class ActionModule(ActionBase):
                 if not attempts_left:
                     raise
 
-    def _knock_until_admitted(self, target: Any, seen: str) -> None:
+    def _knock_until_admitted(self, target: Any, seen: str, port: int) -> None:
+        """Knock until the kernel admits this address to this port, or if that is open to a protected one."""
+        gates = self._parameters["gates"]
+        protected = [ports for ports in map(parse_ports, gates[0]["ports"]) if ports.protocol == "tcp"]
+        login = (
+            [Ports(port, port, "tcp")] if any(ports.first <= port <= ports.last for ports in protected) else protected
+        )
         for dummy in range(3):
             self._vantage.knock(target, self._knocks)
             answer = self._execute_module(module_name="sesame.knock.knock_info", module_args={}, task_vars=self._vars)
             if answer.get("failed"):
                 raise NotProven("the host does not say whom it admits: %s" % answer.get("msg", ""))
-            if any(_same(entry["address"], seen) for entry in answer["admitted"]):
+            if any(_same(entry["address"], seen) and _reaches(entry, login) for entry in answer["admitted"]):
                 return
-        raise NotProven("knockd does not admit %s, the address that the host sees, though it has knocked" % seen)
+        raise NotProven(
+            "knockd does not admit %s, the address that the host sees, to port %s, though it has knocked"
+            % (seen, " or ".join(map(str, login)))
+        )
 
     def _needs_no_knock(self, address: str) -> bool:
         gates = self._parameters["gates"]
@@ -273,6 +283,15 @@ class ActionModule(ActionBase):
             return answer.get(timeout=PATIENCE)
         except Empty:
             return ""
+
+
+def _reaches(entry: dict[str, Any], login: list[Ports]) -> bool:
+    """Whether an admission is to one of these ports."""
+    admitted = parse_ports("%s/%s" % (entry["port"], entry["protocol"]))
+    return any(
+        admitted.protocol == ports.protocol and admitted.first <= ports.last and ports.first <= admitted.last
+        for ports in login
+    )
 
 
 def _same(one: str, other: str) -> bool:

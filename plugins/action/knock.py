@@ -13,7 +13,7 @@ from ansible.plugins.loader import lookup_loader
 
 from ansible_collections.sesame.knock.plugins.module_utils._knock_task import ARGUMENT_SPEC, BadTask, fill_in, perform
 from ansible_collections.sesame.knock.plugins.module_utils._knocker import KnockError
-from ansible_collections.sesame.knock.plugins.module_utils._vantage import vantage_for
+from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.origin import origin_for
 
 
 class ActionModule(ActionBase):
@@ -38,8 +38,8 @@ class ActionModule(ActionBase):
             return result
         lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
         try:
-            vantage = vantage_for(lookup, self._connection, task_vars)
-            result.update(perform(checked.validated_parameters, self._task.check_mode, vantage))
+            origin = origin_for(lookup, self._connection, task_vars)
+            result.update(perform(checked.validated_parameters, self._task.check_mode, origin))
         except (BadTask, KnockError, ValueError) as error:  # the last one of a sequence, or a jump that is none
             result.update(failed=True, msg=str(error))
         return result

@@ -99,6 +99,20 @@ def common_ports(value: Any, others: Any) -> list[str]:
     ]
 
 
+def ports_beyond(value: Any, others: Any) -> list[str]:
+    """Name those of a list of ports that `others` do not cover as a whole."""
+    theirs = ports(others)
+    found = []
+    for one in ports(value):
+        uncovered = one["first"]
+        for other in sorted((p for p in theirs if p["protocol"] == one["protocol"]), key=lambda p: p["first"]):
+            if other["first"] <= uncovered <= other["last"]:
+                uncovered = other["last"] + 1
+        if uncovered <= one["last"]:
+            found.append(one["name"])
+    return found
+
+
 def network_problems(value: Any, variable: str) -> list[str]:
     """Say what is wrong with a list of networks: a sentence for each item, which names the variable."""
     return _problems(value, variable, _network, ValueError)
@@ -133,6 +147,7 @@ class FilterModule:
             "covers": covers,
             "ports": ports,
             "common_ports": common_ports,
+            "ports_beyond": ports_beyond,
             "network_problems": network_problems,
             "port_problems": port_problems,
         }

@@ -42,14 +42,19 @@ def knockd_conf_text(content: str) -> str:
     return base64.b64decode(content).decode("utf-8-sig", "surrogateescape")
 
 
-def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, list[str]]:
+def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, Any]:
     """Read a configuration as the daemon will; `errors` and `warnings` name the line, and never a sequence."""
     config = _daemon_module("config")
     try:
         settings = config.parse(str(text), name)
     except config.ConfigError as error:
-        return {"errors": [str(error)], "warnings": []}
-    return {"errors": [], "warnings": list(settings.warnings)}
+        return {"errors": [str(error)], "warnings": [], "opens": {}, "commands": []}
+    return {
+        "errors": [],
+        "warnings": list(settings.warnings),
+        "opens": {door.name: [str(ports) for ports in door.open_ports] for door in settings.doors if door.open_ports},
+        "commands": [door.name for door in settings.doors if door.start_command or door.start_command_6],
+    }
 
 
 def knockd_conf_doors(text: str, doors: list[dict[str, Any]]) -> str:

@@ -86,8 +86,9 @@ from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 if TYPE_CHECKING:
-    from ansible_collections.sesame.knock.plugins.module_utils import _runtime, _ssh_config, _variables
-    from ansible_collections.sesame.knock.plugins.module_utils._way import Way
+    from ansible_collections.sesame.knock.plugins.module_utils import _runtime, _variables
+    from ansible_collections.sesame.knock.plugins.plugin_utils._inventory import ssh_config
+    from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.jump_routes import JumpRoutes
 
 # The client's files are in its role: a collection may be cut down to meta, plugins, roles and playbooks.
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -102,10 +103,10 @@ OURS = re.compile(r"\{\{-?\s*lookup\(\s*['\"]sesame\.knock\.ssh_args['\"][^{}]*\
 
 
 def _imported(name: str) -> Any:
-    """Import one of module_utils as Python does, which keeps it compiled. Ansible would compile it in each task."""
-    full = "ansible_collections.sesame.knock.plugins.module_utils." + name
+    """Import one of our files as Python does, which keeps it compiled. Ansible would compile it in each task."""
+    full = "ansible_collections.sesame.knock.plugins." + name
     if full not in sys.modules:
-        path = os.path.join(COLLECTION, "plugins", "module_utils", name + ".py")
+        path = os.path.join(COLLECTION, "plugins", *name.split(".")) + ".py"
         spec: Any = importlib.util.spec_from_file_location(full, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[full] = module
@@ -114,7 +115,8 @@ def _imported(name: str) -> Any:
 
 
 if not TYPE_CHECKING:
-    _runtime, _ssh_config, _variables = map(_imported, ("_runtime", "_ssh_config", "_variables"))
+    _runtime, _variables = map(_imported, ("module_utils._runtime", "module_utils._variables"))
+    ssh_config = _imported("plugin_utils._inventory.ssh_config")
 
 _is_reading = False
 """Are arguments being read that hold this lookup, which then is to be nothing?"""
@@ -145,30 +147,30 @@ class LookupModule(LookupBase):
         if not sequences and variables.get(_variables.JUMP) is None:
             return ""
         texts = self._arguments_of(variables)
-        way = self._way_for(variables, texts)
-        jump = way.to_jump_of(variables) if way else []
+        routes = self._routes_for(variables, texts)
+        jump = routes.to_jump_of(variables) if routes else []
         if not sequences and not jump:
             return ""
-        if way:
-            way.refuse_conflicts()
+        if routes:
+            routes.refuse_conflicts()
             if not sequences:
-                return shlex.join(way.through(jump))
+                return shlex.join(routes.through(jump))
         return self._knocking(sequences, jump, self.get_option("family"))
 
     def jump_of(self, variables: Mapping[str, Any]) -> list[str]:
         """Give the words of ssh that lead to the jump host of the host that is connected to; [] without one."""
         self.set_options(var_options=variables, direct={})
-        way = self._way_for(variables, self._arguments_of(variables))
-        return way.to_jump_of(variables) if way else []
+        routes = self._routes_for(variables, self._arguments_of(variables))
+        return routes.to_jump_of(variables) if routes else []
 
-    def _way_for(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> Way | None:
+    def _routes_for(self, variables: Mapping[str, Any], texts: Mapping[str, str]) -> JumpRoutes | None:
         """Give what knows of jump hosts, if anything speaks of one: few fleets have any, and it takes time to load."""
         spoken_of = variables.get(_variables.JUMP) is not None or any(map(MAY_MATTER.search, texts.values()))
-        if not spoken_of and not _ssh_config.speaks_of_jumps():
+        if not spoken_of and not ssh_config.speaks_of_jumps():
             return None
-        from ansible_collections.sesame.knock.plugins.module_utils._way import Way
+        from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.jump_routes import JumpRoutes
 
-        return Way(self._templar, texts, self._knocking)
+        return JumpRoutes(self._templar, texts, self._knocking)
 
     def _knocking(self, sequences: Mapping[str, str], jump: Sequence[str] = (), family: str = "any") -> str:
         """Write a profile, and the arguments that name it."""

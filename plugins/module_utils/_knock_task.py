@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from . import _knocker
-from ._knocker import CLOSED_TIMEOUT, DELAY, FAMILIES, OPEN_BEFORE, TIMEOUT, StillOpen
+from ._knocker import CLOSED_TIMEOUT, DELAY, FAMILIES, OPEN_BEFORE, TIMEOUT, Opened, StillOpen
 from ._sequence import Knock, SequenceError, parse_sequence
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ._vantage import Vantage
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "host": {"type": "str"},
@@ -48,11 +44,32 @@ def fill_in(
     return filled
 
 
+class Origin(Protocol):
+    """The knocker, as it is used from one place. Targets are the place's own."""
+
+    def resolve(self, host: str, family: str = "any") -> Any: ...
+
+    def knock(self, target: Any, knocks: Sequence[Knock], delay: float = DELAY) -> None: ...
+
+    def wait_open(
+        self,
+        target: Any,
+        port: int,
+        sequences: Sequence[Sequence[Knock]],
+        delay: float = DELAY,
+        timeout: float = TIMEOUT,
+    ) -> Opened: ...
+
+    def is_open(self, target: Any, port: int) -> bool: ...
+
+    def wait_closed(self, target: Any, port: int, timeout: float = CLOSED_TIMEOUT) -> None: ...
+
+
 class BadTask(Exception):
     """Arguments that make no sense; the message is one sentence that names the option."""
 
 
-def perform(arguments: Mapping[str, Any], check_mode: bool, vantage: Vantage = _knocker) -> dict[str, Any]:
+def perform(arguments: Mapping[str, Any], check_mode: bool, origin: Origin = _knocker) -> dict[str, Any]:
     """Knock as the arguments say; the result is what the task returns. Raises BadTask or KnockError."""
     host, port = arguments["host"], arguments["port"] or 22
     opening = arguments["state"] == "open"
@@ -79,22 +96,22 @@ def perform(arguments: Mapping[str, Any], check_mode: bool, vantage: Vantage = _
         return dict(result, msg="Would %s%s." % (what, after))
 
     begin = time.monotonic()
-    target = vantage.resolve(host, arguments["family"])
+    target = origin.resolve(host, arguments["family"])
     if opening and arguments["wait"]:
-        opened = vantage.wait_open(target, port, [knocks], delay, timeout)
+        opened = origin.wait_open(target, port, [knocks], delay, timeout)
         sent = opened.knocks
         result["was_open"] = opened.was_open
         if opened.was_open:
             result["warnings"] = [OPEN_BEFORE % (port, target)]
     elif opening:
-        vantage.knock(target, knocks, delay)
+        origin.knock(target, knocks, delay)
         sent = len(knocks)
     else:
-        sent = _close(vantage, target, port, knocks, delay, timeout if arguments["wait"] else 0)
+        sent = _close(origin, target, port, knocks, delay, timeout if arguments["wait"] else 0)
     return dict(result, address=target.address, knocks=sent, elapsed=round(time.monotonic() - begin, 4))
 
 
-def _close(vantage: Vantage, target: Any, port: int, knocks: tuple[Knock, ...], delay: float, timeout: float) -> int:
+def _close(origin: Origin, target: Any, port: int, knocks: tuple[Knock, ...], delay: float, timeout: float) -> int:
     """Send the closing knock, if there is one, and wait for the port to close; repeat a knock that may be lost.
 
     The result is how many packets were sent.
@@ -102,16 +119,16 @@ def _close(vantage: Vantage, target: Any, port: int, knocks: tuple[Knock, ...], 
     deadline = time.monotonic() + timeout
     sent = 0
     while knocks:
-        vantage.knock(target, knocks, delay)
+        origin.knock(target, knocks, delay)
         sent += len(knocks)
         if not timeout:
             return sent
         try:
-            vantage.wait_closed(target, port, min(2.0, max(0.0, deadline - time.monotonic())))
+            origin.wait_closed(target, port, min(2.0, max(0.0, deadline - time.monotonic())))
             return sent
         except StillOpen:
             if time.monotonic() >= deadline:
                 raise StillOpen("port %d of %s is still open after the closing knock" % (port, target)) from None
     if timeout:
-        vantage.wait_closed(target, port, timeout)
+        origin.wait_closed(target, port, timeout)
     return sent

@@ -18,10 +18,13 @@ description:
     them, and where sshd listens. Changes nothing, and is content with a host that has no iptables yet.
 options:
   ports:
-    description: The ports to protect, such as V(22/tcp) or V(60000-60010/udp).
+    description:
+      - The ports to protect, such as V(22/tcp) or V(60000-60010/udp).
+      - Without any, these are all ports on which sshd listens, except the second port that this collection made.
+      - V(22/tcp) where sshd does not say.
     type: list
     elements: str
-    default: [22/tcp]
+    default: []
 attributes:
   check_mode:
     description: Changes nothing, with or without it.
@@ -39,6 +42,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ports:
+  description: The ports to protect, given or found.
+  returned: always
+  type: list
+  elements: str
+  sample: [22/tcp]
 tools:
   description: Whether iptables, ip6tables and netfilter-persistent are installed.
   returned: always
@@ -422,16 +431,18 @@ def suggested_backend(host: Host, ours: list[str]) -> str:
     return "nftables" if host.has("nft") and uses else "iptables"
 
 
-def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
+def read_host(host: Host, given: list[Ports]) -> dict[str, Any]:
+    listening, error = sshd_ports(host)
+    extra = extra_port()
+    ports = given or [Ports(port, port, "tcp") for port in listening or [22] if port != extra]
     live = {name: host.live_rules(command) for name, (command, dummy) in FAMILIES.items()}
     native = host.native_rules()
     files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
     saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
     ours = backends_of_ours([*live.values(), *files.values()], native)
     others = {name: host.other_iptables(command) for name, (command, dummy) in FAMILIES.items()}
-    listening, error = sshd_ports(host)
-    extra = extra_port()
     return {
+        "ports": [str(item) for item in ports],
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
         "backend": suggested_backend(host, ours),
         "ours": ours,
@@ -471,7 +482,7 @@ def read_host(host: Host, ports: list[Ports]) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"ports": {"type": "list", "elements": "str", "default": ["22/tcp"]}},
+        argument_spec={"ports": {"type": "list", "elements": "str", "default": []}},
         supports_check_mode=True,
     )
     try:

@@ -112,14 +112,21 @@ def test_check_mode_runs_through_on_a_bare_host_and_changes_nothing() -> None:
 def test_a_daemon_that_hears_no_knock_closes_nothing() -> None:
     run = play("sesame.knock.site", knockd_interface="lo")
     assert run.returncode != 0
-    assert "the daemon admitted nobody. Nothing has been closed." in run.stdout
+    assert "No daemon ran before" in run.stdout and "has not changed the firewall" in run.stdout
     assert is_open() and is_open(ADDRESS6)
     assert "KNOCK" not in on_host("iptables-save 2>/dev/null || true; cat /etc/iptables/rules.v4 2>/dev/null || true")
 
 
-def test_a_door_that_opens_something_else_is_noticed_and_everything_put_back() -> None:
-    # The daemon admits the controller, but to port 2222: with the rules live, nobody could come back in to port 22.
+def test_a_door_that_opens_something_else_is_refused_before_anything_changes() -> None:
     run = play("sesame.knock.site", knockd_open_ports=["2222/tcp"], knock_firewall_escape_port=0)
+    assert run.returncode != 0
+    assert "opens 22/tcp, which knock_firewall_ports closes" in run.stdout
+    assert "changed=0 " in run.stdout
+
+
+def test_a_door_that_does_not_open_is_noticed_and_everything_put_back() -> None:
+    # The daemon admits the controller, but the rules look for another mark: nobody could come back in.
+    run = play("sesame.knock.site", knock_firewall_mark="0x2000")
     assert run.returncode != 0
     assert "The rules of before are back" in run.stdout
     assert is_open() and is_open(ADDRESS6)
@@ -214,6 +221,21 @@ def test_a_task_after_the_door_has_closed_knocks_by_itself(
     assert answer.returncode == 0 and '"pong"' in answer.stdout, answer.stdout + answer.stderr
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((ADDRESS6, 22), 2).close()
+
+
+def test_a_daemon_that_hears_no_knock_goes_back_to_the_one_that_did(first_run: FirstRun) -> None:
+    files = "cat /etc/default/knockd /etc/systemd/system/knockd.service /etc/knockd.conf; ls -R /usr/local/lib"
+    before = on_host(files)
+    run = play("sesame.knock.site", knockd_interface="lo", knockd_open_timeout=3, knockd_lookup=True)
+    assert run.returncode != 0 and "rescued=1" in run.stdout, run.stdout
+    assert "the daemon of before admits the controller" in run.stdout
+    assert on_host(files) == before
+    assert on_host("ls /etc/systemd/system/knockd.service.d") == ""
+    assert "knockd-restore" not in on_host("systemctl list-units --all")
+    assert play(SHARED / "hang_up.yml").returncode == 0
+    _knocker.wait_closed(_knocker.resolve(ADDRESS), 22)
+    ping = ["ansible", "-i", str(INVENTORY), HOST, "-m", "ansible.builtin.ping"]
+    assert subprocess.run(ping, capture_output=True, timeout=120, cwd="/").returncode == 0
 
 
 def test_a_new_sequence_is_brought_in_through_the_previous_one(first_run: FirstRun) -> None:

@@ -19,7 +19,7 @@ def test_the_port_is_closed_opens_to_a_knock_and_closes_again_in_both_families(s
     both = (server.ipv4, server.ipv6)
     for address in both:
         assert not server.is_open(address)
-        assert allowed.banner(address).startswith("SSH-2.0-")
+        assert allowed.banner(address, server.port).startswith("SSH-2.0-")
     for address in both:
         server.knock(address)
         assert server.is_open(address)

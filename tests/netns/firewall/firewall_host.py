@@ -108,7 +108,7 @@ class FirewallHost:
         **variables: Any,
     ) -> dict[str, Any]:
         """The role's candidate for these variables, or one that forgets a line, judged and made live."""
-        info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", ["22/tcp"]))}
+        info = {**host_with(), **self.module("firewall_info", ports=variables.get("knock_firewall_ports", []))}
         rules = {option: render(template, info, **variables) for option, template in self.admin.texts.items()}
         if without:
             whole = dict(rules)

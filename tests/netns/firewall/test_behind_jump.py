@@ -13,7 +13,7 @@ import pytest
 
 from ..lab import CLIENT, KNOCKS, SERVER, SSH, Daemon, Lab, Namespace, eventually, run
 from .firewall_host import SshdHost
-from .test_nat import INSIDE, ROUTER, controller, host, lab
+from .ssh_controller import INSIDE, ROUTER, controller, host, lab
 
 __all__ = ("controller", "host", "lab")
 

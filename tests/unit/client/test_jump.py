@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.sesame.knock.plugins.module_utils import _jump as jumps
-from ansible_collections.sesame.knock.plugins.module_utils import _ssh_config as ssh_config
+from ansible_collections.sesame.knock.plugins.plugin_utils._inventory import ssh_config
 from sesame_knock import _profile as profiles
 from sesame_knock import _sender as sender
 

@@ -34,6 +34,7 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
         "backend": "iptables",
         "ours": [],
         "nftables": {"tools": True, "refuses": {"v4": "", "v6": ""}},
+        "ports": ["22/tcp"],
         "sshd_ports": [22],
         "sshd_open": [],
         "escape_port": 0,

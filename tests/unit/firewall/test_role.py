@@ -260,22 +260,45 @@ def test_the_guard_is_on_where_ssh_is_behind_a_native_door(variables: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("port", "sshd", "not_protected", "front"),
+    ("port", "arrives_at", "sshd", "escape", "front"),
     [
-        (None, [22], [], 22),
-        (22, [22, 2222], [2222], 22),
-        (2222, [22, 2222], [2222], 22),
-        (8022, [22], [], 8022),
-        (22, [], [], 22),
+        (None, 22, [22], 0, 22),
+        (2222, 2222, [2222], 0, 2222),
+        (2222, 22, [22], 0, 2222),
+        (2222, 2222, [22, 2222], 2222, 22),
+        (None, None, [22], 0, 22),
+        (None, None, [2022], 0, 2022),
+        (22, 22, [], 0, 22),
     ],
-    ids=["default", "protected", "by-another-port", "through-a-nat", "no-sshd-known"],
+    ids=["default", "another", "forwarded", "by-the-way-out", "no-ssh", "no-ssh-another", "no-sshd-known"],
 )
 def test_the_proof_knocks_at_a_protected_port(
-    port: int | None, sshd: list[int], not_protected: list[int], front: int
+    port: int | None, arrives_at: int | None, sshd: list[int], escape: int, front: int
 ) -> None:
-    host = {**host_with(), "sshd_ports": sshd, "sshd_open": not_protected}
+    found = ["%d/tcp" % number for number in sshd or [22] if number != escape]
+    host = {**host_with(), "sshd_ports": sshd, "sshd_open": [], "escape_port": escape, "ports": found}
     variables: dict[str, Any] = {"ansible_port": port} if port else {}
+    variables["__knock_firewall_connection"] = {
+        "stdout": "198.18.0.9 4711 198.18.0.1 %d" % arrives_at if arrives_at else ""
+    }
     assert int(evaluate("__knock_firewall_front_port", host, **variables)) == front
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others", "beyond"),
+    [
+        (["22/tcp"], ["22/tcp"], []),
+        (["22/tcp", "2222/tcp"], ["22/tcp", "2222/udp"], ["2222/tcp"]),
+        (["60000-60010/udp"], ["60006-60020/udp", "60000-60005/udp"], []),
+        (["60000-60010/udp"], ["60000-60004/udp", "60006-60020/udp"], ["60000-60010/udp"]),
+        (["20-25/tcp"], ["1-65535/tcp", "21/tcp"], []),
+        (["22"], [], ["22/tcp"]),
+    ],
+)
+def test_ports_beyond_others_are_those_that_these_do_not_cover_whole(
+    wanted: list[str], others: list[str], beyond: list[str]
+) -> None:
+    assert evaluate("wanted | sesame.knock.ports_beyond(others)", wanted=wanted, others=others) == beyond
 
 
 @pytest.mark.parametrize(

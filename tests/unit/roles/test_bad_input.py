@@ -60,9 +60,38 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "198.18.200.0/24",
     ),
     "open_and_protected": (
-        {"knock_sequence": GOOD, "knock_firewall_policy": "drop", "knock_firewall_open_ports": ["1-1023/tcp"]},
+        {
+            "knock_sequence": GOOD,
+            "knock_firewall_ports": ["22/tcp"],
+            "knock_firewall_policy": "drop",
+            "knock_firewall_open_ports": ["1-1023/tcp"],
+        },
         "1-1023/tcp of knock_firewall_open_ports",
         "knock_firewall_ports",
+    ),
+    "closed_without_a_door": (
+        {"knock_sequence": GOOD, "knock_firewall_ports": ["2222/tcp"], "knockd_open_ports": ["22/tcp"]},
+        "opens 2222/tcp",
+        "knockd_open_ports",
+    ),
+    "half_a_range_without_a_door": (
+        {
+            "knock_sequence": GOOD,
+            "knock_firewall_ports": ["22/tcp", "60000-60010/udp"],
+            "knockd_doors": [{"name": "ssh", "sequence": GOOD, "open_ports": ["22/tcp", "60000-60005/udp"]}],
+        },
+        "opens 60000-60010/udp",
+        "knockd_doors",
+    ),
+    "closed_without_a_rule": (
+        {
+            "knock_sequence": GOOD,
+            "knockd_preset": "start_stop_commands",
+            "knock_firewall_ports": ["22/tcp", "8443/tcp"],
+            "knockd_open_ports": ["22/tcp"],
+        },
+        "opens 8443/tcp",
+        "knockd_open_ports",
     ),
     "unknown_policy": ({"knock_sequence": GOOD, "knock_firewall_policy": "reject"}, "knock_firewall_policy", "drop"),
     "not_a_network": (
@@ -92,7 +121,6 @@ LINES: dict[str, tuple[str, str, str]] = {
     "nothing": ("knock_firewall_allowlist=''", "knock_firewall_allowlist", "knock_firewall_allow_empty_allowlist"),
     "only_commas": ("knock_firewall_allowlist=,", "knock_firewall_allowlist", "knock_firewall_allow_empty_allowlist"),
     "ports": ("knock_firewall_ports=22/tcp;2222/tcp", "knock_firewall_ports", 'write a list, ["22/tcp", "2222/tcp"]'),
-    "no_ports": ("knock_firewall_ports=''", "knock_firewall_ports", "22/tcp"),
     "open_ports": ("knock_firewall_open_ports=http", "knock_firewall_open_ports", 'write a list, ["http"]'),
     "escape_from": (
         "knock_firewall_escape_port=2222 knock_firewall_escape_from=home",
@@ -106,6 +134,7 @@ FINE = {
     "one_network": "knock_firewall_allowlist=198.18.200.0/24",
     "two_networks": "knock_firewall_allowlist=198.18.200.0/24,fd00:5e5a::/64",
     "a_list": 'knock_firewall_allowlist=["198.18.200.0/24"]'.replace('"', '\\"'),
+    "no_port": "knock_firewall_ports='' knockd_open_ports=''",
     "one_port": "knock_firewall_ports=22 knockd_open_ports=22/tcp",
     "two_ports": "knock_firewall_ports=22/tcp,2222/tcp knockd_open_ports=22/tcp,2222/tcp",
     "commands": "knockd_preset=start_stop_commands knockd_open_ports=22/tcp,2222/tcp",

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way to a host behind jump hosts, from the variables of an inventory or the person's configuration of ssh."""
+"""Jump routes: the jump hosts before a host, from the variables of an inventory or the user's ssh configuration."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ import os
 import shlex
 from typing import Any, Callable, Mapping, Sequence
 
-from ._jump import JumpError, config_file_in, conflict_in, destination, host_words, parse_jumps, through
-from ._ssh_config import look_up
-from ._variables import JUMP, given_sequences
+from ansible_collections.sesame.knock.plugins.module_utils._jump import (
+    JumpError,
+    config_file_in,
+    conflict_in,
+    destination,
+    host_words,
+    parse_jumps,
+    through,
+)
+from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences
+
+from .ssh_config import look_up
 
 
-class Way:
-    """Finds it, among these arguments of ssh, which are listed by the name of where they are set.
+class JumpRoutes:
+    """Finds them, among these arguments of ssh, which are listed by the name of where they are set.
 
     `knocking` gives the arguments of ssh that knock with these sequences, from behind the jump host to which these
     words lead.

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the controller knocks from: itself, or the jump host that its connection goes through.
+"""The origin of knocks and connections: the controller itself, or the jump host that its connection goes through.
 
 A door opens to the address that knocks, and a port is closed or open to whoever looks. So behind a jump host all of it
 happens there: each call is a login of its own, which runs the knocker from its stdin.
@@ -12,37 +12,31 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
-from typing import Any, Mapping, NamedTuple, Protocol, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
-from . import _knocker
-from ._knocker import CLOSED_TIMEOUT, DELAY, TIMEOUT, Opened, StillOpen
-from ._sender import COMMAND, OPTIONS, PATIENCE, FromJump, JumpFailed, answer_in, no_answer, program
-from ._sequence import Knock
-from ._variables import JUMP
+from ansible_collections.sesame.knock.plugins.module_utils import _knocker
+from ansible_collections.sesame.knock.plugins.module_utils._knock_task import Origin
+from ansible_collections.sesame.knock.plugins.module_utils._knocker import (
+    CLOSED_TIMEOUT,
+    DELAY,
+    TIMEOUT,
+    Opened,
+    StillOpen,
+)
+from ansible_collections.sesame.knock.plugins.module_utils._sender import (
+    COMMAND,
+    OPTIONS,
+    PATIENCE,
+    FromJump,
+    JumpFailed,
+    answer_in,
+    no_answer,
+    program,
+)
+from ansible_collections.sesame.knock.plugins.module_utils._sequence import Knock
+from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP
 
-
-class Vantage(Protocol):
-    """The knocker, as it is used from one place. Targets are the place's own."""
-
-    def resolve(self, host: str, family: str = "any") -> Any: ...
-
-    def knock(self, target: Any, knocks: Sequence[Knock], delay: float = DELAY) -> None: ...
-
-    def wait_open(
-        self,
-        target: Any,
-        port: int,
-        sequences: Sequence[Sequence[Knock]],
-        delay: float = DELAY,
-        timeout: float = TIMEOUT,
-    ) -> Opened: ...
-
-    def is_open(self, target: Any, port: int) -> bool: ...
-
-    def wait_closed(self, target: Any, port: int, timeout: float = CLOSED_TIMEOUT) -> None: ...
-
-
-HERE: Vantage = _knocker
+HERE: Origin = _knocker
 """This machine."""
 
 
@@ -115,7 +109,7 @@ class JumpHost:
         raise StillOpen(message) if status == StillOpen.status else FromJump(status, message)
 
 
-def vantage_for(lookup: Any, connection: Any, variables: Mapping[str, Any]) -> Vantage:
+def origin_for(lookup: Any, connection: Any, variables: Mapping[str, Any]) -> Origin:
     """Say where knocks at a host leave from, by lookup ssh_args: where connections do."""
     if variables.get(JUMP) is None and connection.transport != "ssh":
         return HERE
