@@ -1,11 +1,13 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters for the firewall's variables: networks by family, ports for iptables, and what is wrong with them."""
+"""Filters for the firewall's variables: lists, networks by family, ports for iptables, and what is wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -42,8 +44,17 @@ def _network(item: Any) -> IPv4Network | IPv6Network:
     return network
 
 
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, and the items of a string with commas: an inventory in INI format has no simpler list."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, Iterable) and not isinstance(value, Mapping):
+        return list(value)
+    return [] if value is None else [value]
+
+
 def _networks(value: Any) -> list[IPv4Network | IPv6Network]:
-    return [_network(item) for item in value]
+    return [_network(item) for item in as_list(value)]
 
 
 def networks(value: Any) -> dict[str, list[str]]:
@@ -69,7 +80,7 @@ def covers(value: Any, address: str) -> bool:
 def ports(value: Any) -> list[dict[str, Any]]:
     """Read `22/tcp`, `60000-60010/udp`: as `first`, `last`, `protocol`, `name`, and `dport` as iptables spells it."""
     try:
-        found = list(dict.fromkeys(parse_ports(item) for item in value))
+        found = list(dict.fromkeys(parse_ports(item) for item in as_list(value)))
     except RulesError as error:
         raise AnsibleFilterError(str(error)) from None
     return [{**item._asdict(), "name": str(item), "dport": item.dport} for item in found]
@@ -114,11 +125,15 @@ def port_problems(value: Any, variable: str) -> list[str]:
 
 def _problems(value: Any, variable: str, read: Callable[[Any], Any], wrong: type[ValueError]) -> list[str]:
     found = []
-    for item in value:
+    for item in as_list(value):
         try:
             read(item)
         except wrong as error:
             found.append("%s: %s" % (variable, error))
+    if found and (isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)):
+        # `[198.51.100.7, ::1]` in an inventory in INI format, which wants quotes around each item, is a string as well
+        items = re.findall(r"[^\s,;'\"\[\](){}]+", str(value))
+        return found[:1] + ["The value of %s is no list: write a list, %s" % (variable, json.dumps(items[:4]))]
     return found
 
 
@@ -127,6 +142,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "as_list": as_list,
             "networks": networks,
             "covers": covers,
             "ports": ports,

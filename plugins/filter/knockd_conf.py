@@ -1,10 +1,12 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters for knockd.conf: `knockd_conf_check` reads one as the daemon will, `knockd_conf_doors` takes doors out."""
+"""Filters for knockd.conf: `knockd_conf_text` decodes one, `knockd_conf_check` reads it, both as the daemon does;
+`knockd_conf_doors` takes doors out."""
 
 from __future__ import annotations
 
+import base64
 import importlib
 import importlib.util
 import re
@@ -33,6 +35,11 @@ def _daemon_module(name: str) -> ModuleType:
         sys.modules[package] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[package])
     return importlib.import_module("%s.%s" % (package, name))
+
+
+def knockd_conf_text(content: str) -> str:
+    """Decode a file that comes in base64. Bytes that are not UTF-8 are the same again once the text is written."""
+    return base64.b64decode(content).decode("utf-8-sig", "surrogateescape")
 
 
 def knockd_conf_check(text: str, name: str = "knockd.conf") -> dict[str, Any]:
@@ -79,4 +86,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"knockd_conf_check": knockd_conf_check, "knockd_conf_doors": knockd_conf_doors}
+        return {
+            "knockd_conf_text": knockd_conf_text,
+            "knockd_conf_check": knockd_conf_check,
+            "knockd_conf_doors": knockd_conf_doors,
+        }

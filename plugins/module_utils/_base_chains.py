@@ -81,7 +81,9 @@ def _shuts(outcome: str, drops: bool) -> bool:
 
 
 def _native(chains: dict[str, list[list[Any]]], chain: str, ports: Ports, depth: int = 0) -> str:
-    """What becomes of a new connection: refused for sure, maybe let in, or neither."""
+    """What becomes of a new connection: refused for sure, maybe let in, or neither: then the caller, or the policy,
+    decides over some at least."""
+    some_return = False
     for steps in chains.get(chain, []):
         matches = [step["match"] for step in steps if isinstance(step, dict) and "match" in step]
         if any(_excludes(match, ports) for match in matches):
@@ -90,11 +92,22 @@ def _native(chains: dict[str, list[list[Any]]], chain: str, ports: Ports, depth:
         is_sure = all(_includes(match, ports) for match in matches) and len(others) == 1
         for step in others:
             outcome = _native_verdict(chains, step, ports, depth)
-            if outcome == _MAYBE or (outcome == _REFUSED and is_sure):
-                return outcome
-            if "return" in step or ("goto" in step and is_sure):
-                return _NOTHING
+            if outcome == _MAYBE:
+                return _MAYBE
+            if outcome == _REFUSED and is_sure:
+                return _NOTHING if some_return else _REFUSED
+            if _returns(step):
+                if is_sure and "vmap" not in step:
+                    return _NOTHING
+                some_return = True
     return _NOTHING
+
+
+def _returns(step: dict[str, Any]) -> bool:
+    """Whether a verdict can end the chain without a decision."""
+    data = step["vmap"].get("data") if "vmap" in step else None
+    listed = data.get("set", []) if isinstance(data, dict) else []
+    return "return" in step or "goto" in step or any(_returns(verdict) for dummy, verdict in listed)
 
 
 def _native_verdict(chains: dict[str, list[list[Any]]], step: dict[str, Any], ports: Ports, depth: int) -> str:
@@ -204,19 +217,24 @@ def _overlaps(value: Any, ports: Ports, whole: bool = False) -> bool:
 
 
 def _text(table: Table, chain: str, ports: Ports, depth: int = 0) -> str:
+    some_return = False
     for rule in table.rules_of(chain):
         words, target = words_of(rule)[2:], target_of(rule)
         if _text_excludes(words, ports):
             continue
         is_sure = _text_includes(words, ports)
-        if target == "RETURN":
-            return _NOTHING
         if target in table.chains and depth < _DEEPEST:
             outcome = _text(table, target, ports, depth + 1)
         else:
             outcome = _REFUSED if target in ("DROP", "REJECT") else _MAYBE if target == "ACCEPT" else _NOTHING
-        if outcome == _MAYBE or (outcome == _REFUSED and is_sure):
-            return outcome
+        if outcome == _MAYBE:
+            return _MAYBE
+        if outcome == _REFUSED and is_sure:
+            return _NOTHING if some_return else _REFUSED
+        if target == "RETURN" or value_of(words, "-g", "--goto"):
+            if is_sure:
+                return _NOTHING
+            some_return = True
     return _NOTHING
 
 

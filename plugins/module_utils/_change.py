@@ -195,7 +195,7 @@ def originals() -> dict[str, str] | None:
     """Base name to content of the files of before the first change; None if nobody has kept them."""
     if not os.path.isdir(ORIGINAL):
         return None
-    return {path.name: path.read_text(encoding="utf-8") for path in Path(ORIGINAL).iterdir()}
+    return {path.name: read(str(path)) or "" for path in Path(ORIGINAL).iterdir()}
 
 
 def mode_of(path: str) -> int:

@@ -1,19 +1,21 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Text files of a host, read if they are there and written whole or not at all."""
+"""Text files of a host, read if they are there and written whole or not at all; no byte of them is lost."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 
+from ._bytes import decode, encode
+
 
 def read(path: str) -> str | None:
     """The text of a file; None if there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            return decode(file.read())
     except FileNotFoundError:
         return None
 
@@ -28,8 +30,8 @@ def write(path: str, text: str, mode: int = 0o640, group: int = 0) -> None:
         os.umask(umask)
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".knock-")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(encode(text))
             file.flush()
             os.fchmod(descriptor, mode)
             os.fchown(descriptor, 0, group)

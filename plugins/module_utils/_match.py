@@ -72,6 +72,8 @@ class Packet(NamedTuple):
     interface: str = ""
     """`lo`, or empty for any other."""
     icmp_type: int = -1
+    destinations: Spans = ()
+    """Where they go, if not to any address that the host might have."""
 
 
 Test = Callable[[Packet], int]
@@ -247,7 +249,7 @@ def _read_destination(rule: Rule, values: list[str], is_negated: bool) -> None:
     spans = of_network(values[0])
 
     def test(packet: Packet) -> int:
-        possible = _DESTINATIONS[packet.family, packet.protocol, packet.interface]
+        possible = packet.destinations or _DESTINATIONS[packet.family, packet.protocol, packet.interface]
         here = common(possible, spans)
         return NO if not here else YES if here == possible else LIKELY
 

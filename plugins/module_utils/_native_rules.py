@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from itertools import product
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
+from ._bytes import carried
 from ._match import Rule, read
 from ._walk import BaseChain
 
@@ -41,8 +42,11 @@ _ALWAYS, _UNKNOWN, _LIKELY, _UNLIKELY = (
     "-m limit --hashlimit-above 1",
 )
 
+_MOST_COMBINED = 4096
+"""Elements of a concatenation that are read one by one; more are one match that cannot be known."""
+
 _Sets = Mapping[Tuple[str, str, str], Sequence[Any]]
-"""The elements of named sets that do not change by themselves, by family, table and name."""
+"""The elements of named sets and maps that do not change by themselves, by family, table and name."""
 
 
 class Texts(NamedTuple):
@@ -54,7 +58,7 @@ class Texts(NamedTuple):
     def of(cls, listing: str) -> Texts:
         """From what `nft --handle list ruleset` prints."""
         found, table = {}, ("", "")
-        for line in listing.splitlines():
+        for line in carried(listing).split("\n"):
             head = re.match(r"table (\S+) (\S+) \{", line)
             rule = re.match(r"\s+(.*) # handle (\d+)$", line)
             if head:
@@ -65,20 +69,26 @@ class Texts(NamedTuple):
 
 
 def native_chains(
-    listing: Listing, texts: Texts, family: str, main: str = "", without: Iterable[str] = ()
+    listing: Listing,
+    texts: Texts,
+    family: str,
+    main: str = "",
+    without: Iterable[str] = (),
+    at: tuple[str, str] = ("filter", "input"),
 ) -> list[BaseChain]:
-    """The filter chains at the input hook that packets of a family, `v4` or `v6`, meet.
+    """The chains of a type and hook, `at`, that packets of a family, `v4` or `v6`, meet.
 
     The one that lets in is the chain `input` of table `main`; tables of `without` are not read. Both as `inet filter`.
     """
     left_out = set(without)
+    updated = {place for entry in listing if "rule" in entry for place in _updated(entry["rule"])}
     sets: dict[tuple[str, str, str], Sequence[Any]] = {}
     rules: dict[str, dict[str, list[Rule]]] = {}
     for kind, entry in (item for thing in listing for item in thing.items()):
         table = "%s %s" % (entry.get("family"), entry.get("table"))
         if entry.get("family") not in _FAMILIES[family] or table in left_out:
             continue
-        if kind == "set" and not {"timeout", "dynamic"} & set(entry.get("flags", [])):
+        if kind in ("set", "map") and not _changes(entry, updated):
             sets[entry["family"], entry["table"], entry["name"]] = entry.get("elem", [])
         elif kind == "chain":
             rules.setdefault(table, {}).setdefault(entry["name"], [])
@@ -89,7 +99,7 @@ def native_chains(
     found = []
     for entry in (thing["chain"] for thing in listing if "chain" in thing):
         table = "%s %s" % (entry["family"], entry["table"])
-        if table in rules and entry.get("hook") == "input" and entry.get("type") == "filter":
+        if table in rules and (entry.get("type"), entry.get("hook")) == at:
             is_main = (table, entry["name"]) == (main, "input")
             accepts = entry.get("policy", "accept") != "drop"
             found.append(
@@ -132,6 +142,14 @@ class _Reader:
                     found += self._emit("-j MARK " + _marking(argument.get("value")))
             elif name == "vmap":
                 found += self._map(argument)
+            elif name in ("dnat", "redirect"):
+                found += self._emit("-j DNAT", *self._lookups(argument or {}))
+            elif name == "xt":  # iptables' own: a target, or a match of which the listing has only the name
+                xt = argument or {}
+                if xt.get("type") == "target":
+                    found += self._emit("-j " + xt["name"])
+                elif xt.get("name") != "comment":
+                    self._matches.append([_UNKNOWN % ""])
             elif name in ("jump", "goto"):
                 found += self._emit("-%s %s" % (name[0], argument["target"]))
             elif name in _VERDICTS:
@@ -150,17 +168,38 @@ class _Reader:
         return found
 
     def _map(self, mapping: Mapping[str, Any]) -> list[Rule]:
-        data = mapping.get("data")
-        if not isinstance(data, dict) or "set" not in data:
+        entries = self._entries(mapping)
+        if entries is None:
             return self._emit("-j NAMED-MAP")  # somebody else decides
         found = []
-        for value, verdict in data["set"]:
-            words = self._words("==", mapping["key"], value)
+        for words, verdict in entries:
             name, argument = _statement(verdict)
             target = "-%s %s" % (name[0], argument["target"]) if name in ("jump", "goto") else ""
-            if words is not None:
-                found += self._emit(target or "-j %s" % _VERDICTS.get(name, "NAMED-MAP"), words)
+            found += self._emit(target or "-j %s" % _VERDICTS.get(name, "NAMED-MAP"), words)
         return found
+
+    def _lookups(self, argument: Mapping[str, Any]) -> list[list[str]]:
+        """The words of the keys of each map that is asked for where to send a packet: one that has no such key is sent
+        nowhere."""
+        found = []
+        for value in argument.values():
+            if isinstance(value, dict) and "map" in value:
+                entries = self._entries(value["map"])
+                unknown = [_UNKNOWN % ""]
+                found.append(unknown if entries is None else [word for words, dummy in entries for word in words])
+        return found
+
+    def _entries(self, mapping: Mapping[str, Any]) -> list[tuple[list[str], Any]] | None:
+        """What a map says: the words of each key, and its value; None where that is not known."""
+        data = mapping.get("data")
+        if isinstance(data, str) and data.startswith("@"):
+            pairs = self._sets.get((self._entry["family"], self._entry["table"], data[1:]))
+        else:
+            pairs = data.get("set") if isinstance(data, dict) else None
+        if pairs is None:
+            return None
+        read_keys = ((self._words("==", mapping["key"], {"set": [key]}), value) for key, value in pairs)
+        return [(words, value) for words, value in read_keys if words is not None]
 
     # --- a match -----------------------------------------------------------------------------------------------------
 
@@ -172,6 +211,8 @@ class _Reader:
         (kind, about), mask = _statement(left), None
         if kind == "&" and isinstance(about[0], dict):
             (kind, about), mask = _statement(about[0]), about[1]
+        if kind == "concat" and not is_not and values is not None and len(values) <= _MOST_COMBINED:
+            return self._combined(about, values)
         if not isinstance(about, dict):
             return unknown
         protocol, field = about.get("protocol", ""), about.get("field", about.get("key", ""))
@@ -203,6 +244,15 @@ class _Reader:
             return ["-m conntrack %s --ctstate DNAT" % ("!" if is_not else "")]
         return _of_protocol(protocol, unknown)
 
+    def _combined(self, fields: Sequence[Any], values: Sequence[Any]) -> list[str] | None:
+        """`ip daddr . tcp dport`: each element says something about each field."""
+        found = []
+        for value in values:
+            parts = [self._words("==", field, part) for field, part in zip(fields, value["concat"])]
+            if None not in parts:
+                found += [" ".join(words) for words in product(*filter(None, parts))]
+        return found or None
+
     def _values(self, right: Any) -> list[Any] | None:
         """What the right side lists; None where that is not known."""
         if isinstance(right, str) and right.startswith("@"):
@@ -216,6 +266,26 @@ class _Reader:
 
 
 _MARK = {"meta": {"key": "mark"}}
+
+
+def _changes(named: Mapping[str, Any], updated: set[tuple[str, str, str]]) -> bool:
+    """Whether a set or map changes by itself: its flags say so, or a rule adds to it.
+
+    A single flag is a word in some versions of nft, and 1.0.6 lists no `dynamic`.
+    """
+    flags = named.get("flags", [])
+    is_passing = bool({"timeout", "dynamic"} & set(flags if isinstance(flags, list) else [flags]))
+    return is_passing or (named["family"], named["table"], named["name"]) in updated
+
+
+def _updated(rule: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The sets and maps that a rule adds to; what adds to a map is listed as text by some versions of nft."""
+    for step in rule.get("expr", []):
+        name, argument = _statement(step)
+        found = re.match(r"(?:add|update|delete) @(\S+)", name)
+        place = argument.get(name, "") if name in ("set", "map") and isinstance(argument, dict) else ""
+        if found or str(place).startswith("@"):
+            yield rule["family"], rule["table"], found.group(1) if found else place[1:]
 
 
 def _statement(step: Any) -> tuple[str, Any]:

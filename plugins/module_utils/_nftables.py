@@ -155,7 +155,10 @@ _SAY_NOTHING = ("counter", "log")
 
 
 def _end_of(listing: list[dict[str, Any]], chain: dict[str, Any], depth: int) -> str:
-    """`drop`, `reject` or `accept` where a rule of the chain says so to every packet; else empty."""
+    """`drop`, `reject` or `accept` where a rule of the chain says so to every packet; else empty.
+
+    What comes out of a base chain, by its end or by `return`, gets the policy.
+    """
     for rule in (entry["rule"] for entry in listing if "rule" in entry):
         if (rule["family"], rule["table"], rule["chain"]) != (chain["family"], chain["table"], chain["name"]):
             continue
@@ -166,6 +169,8 @@ def _end_of(listing: list[dict[str, Any]], chain: dict[str, Any], depth: int) ->
         (verdict, argument), *dummy = told[0].items()
         if verdict in ("drop", "reject", "accept"):
             return verdict
+        if verdict == "return":
+            return ""
         if verdict in ("jump", "goto") and depth < 16:
             answer = _end_of(listing, {**chain, "name": argument["target"]}, depth + 1)
             if answer or verdict == "goto":

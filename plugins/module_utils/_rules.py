@@ -13,6 +13,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ._bytes import carried
+
 OWN_CHAINS = {
     # mangle comes first: the mark is cleared before the filter looks at it
     "mangle": ("KNOCK-MARK", "KNOCK-FORWARD", "KNOCK-PUBLISHED"),
@@ -82,7 +84,8 @@ def parse(text: str) -> dict[str, Table]:
     """Read what iptables-save prints, or what iptables-restore takes."""
     tables: dict[str, Table] = {}
     table = None
-    for number, raw in enumerate(text.splitlines(), 1):
+    # Not splitlines: a comment may hold what Unicode calls the end of a line
+    for number, raw in enumerate(carried(text).split("\n"), 1):
         line = _COUNTERS.sub("", raw.strip())
         if not line or line.startswith("#"):
             continue
@@ -169,6 +172,10 @@ def _is_unconditional(rule: str) -> bool:
     return words[:1] in (["-j"], ["-g"])
 
 
+def _is_goto(rule: str) -> bool:
+    return bool(value_of(words_of(rule), "-g", "--goto"))
+
+
 def _names_one_source(rule: str) -> bool:
     return value_of(words_of(rule), "-s", "--source").endswith(("/32", "/128"))
 
@@ -183,17 +190,29 @@ def refuses(table: Table | None, chain: str = "INPUT") -> str:
     """
     if table is None:
         return ""
+    verdict = _end_of(table, chain)
+    return verdict if verdict in ("drop", "reject") else ""
+
+
+def _end_of(table: Table, chain: str, depth: int = 0) -> str:
+    """What the unconditional rules of a chain do: `drop`, `reject`, `accept`, or empty if all of it comes out again.
+
+    What comes out of a built-in chain, by its end or by RETURN, gets the policy.
+    """
     for rule in table.rules_of(chain):
         target = target_of(rule)
         if not _is_unconditional(rule):
             continue
-        if target in ("DROP", "REJECT"):
+        if target in ("DROP", "REJECT", "ACCEPT"):
             return target.lower()
-        if target == "ACCEPT":
-            return ""
-        if target != chain and target in table.chains and refuses(table, target):
-            return refuses(table, target)
-    return "drop" if table.chains.get(chain) == "DROP" else ""
+        if target == "RETURN":
+            break
+        verdict = _end_of(table, target, depth + 1) if target in table.chains and depth < 16 else ""
+        if verdict:
+            return verdict
+        if target in table.chains and _is_goto(rule):
+            break
+    return {"DROP": "drop", "ACCEPT": "accept"}.get(table.chains.get(chain, ""), "")
 
 
 def leads(table: Table, chain: str, builtin: str = "INPUT") -> bool:
@@ -217,14 +236,19 @@ def place_of(table: Table, chain: str, builtin: str = "INPUT") -> int:
     return next((number for number, rule in enumerate(rules, 1) if target_of(rule) == chain), 0)
 
 
-def _may_go_before_us(table: Table, rule: str, depth: int = 0) -> bool:
+def _may_go_before_us(table: Table, rule: str, is_builtin: bool = True, depth: int = 0) -> bool:
+    """Whether a rule, of a built-in chain or of one that jumps lead to, leaves the decision to ours."""
     target = target_of(rule)
     if target in ("DROP", "REJECT"):
         return not _is_unconditional(rule)
+    if target in table.chains and is_builtin and _is_goto(rule):
+        return _names_one_source(rule)  # what passes the other chain does not come back, and gets the policy
     if target in table.chains:
-        return depth < 16 and all(_may_go_before_us(table, inner, depth + 1) for inner in table.rules_of(target))
-    # A program that takes packets from a queue may let them in, past all that follows
-    return target not in ("ACCEPT", "NFQUEUE", "QUEUE") or _names_one_source(rule)
+        return depth < 16 and all(_may_go_before_us(table, inner, False, depth + 1) for inner in table.rules_of(target))
+    if target == "RETURN" and not is_builtin:
+        return True
+    # In a built-in chain RETURN is the policy. A program that takes packets from a queue may let them in
+    return target not in ("ACCEPT", "RETURN", "NFQUEUE", "QUEUE") or _names_one_source(rule)
 
 
 # --- from what is there to what shall be -----------------------------------------------------------------------------
@@ -345,82 +369,3 @@ def _obey(table: Table, line: str) -> None:
         table.rules.insert(place, "-A %s %s" % (name, rest))
     elif option == "-X":
         table.chains.pop(name, None)
-
-
-# --- ports that never meet INPUT -------------------------------------------------------------------------------------
-
-
-class Published(NamedTuple):
-    """A protected port that is sent elsewhere before INPUT sees it."""
-
-    ports: str
-    rule: str
-
-
-def published(nat: Table | None, protected: list[Ports]) -> list[Published]:
-    """Which protected ports a DNAT or REDIRECT takes away: such packets pass FORWARD, or INPUT with another port."""
-    if nat is None:
-        return []
-    found = []
-    for rule in _reachable(nat, "PREROUTING"):
-        if target_of(rule) in ("DNAT", "REDIRECT"):
-            found += [Published(str(ports), rule) for ports in protected if _rule_covers(rule, ports)]
-    return found
-
-
-def _reachable(table: Table, chain: str, seen: tuple[str, ...] = ()) -> list[str]:
-    rules = []
-    for rule in table.rules_of(chain):
-        rules.append(rule)
-        target = target_of(rule)
-        if target in table.chains and target not in seen + (chain,):
-            rules += _reachable(table, target, seen + (chain,))
-    return rules
-
-
-def _rule_covers(rule: str, ports: Ports) -> bool:
-    words = words_of(rule)
-    protocol = value_of(words, "-p", "--protocol")
-    if protocol and protocol not in (ports.protocol, "all"):
-        return False
-    listed = value_of(words, "--dport", "--dports", "--destination-port", "--destination-ports")
-    if not listed:
-        return True
-    for item in listed.split(","):
-        first, dummy, last = item.partition(":")
-        if int(first) <= ports.last and int(last or first) >= ports.first:
-            return True
-    return False
-
-
-def published_by_nftables(listing: list[dict], protected: list[Ports]) -> list[Published]:
-    """The same for native nftables rules, from the `nftables` array of `nft --json list ruleset`."""
-    found = []
-    for rule in (entry["rule"] for entry in listing if "rule" in entry):
-        steps = [step for step in rule.get("expr", []) if isinstance(step, dict)]
-        if not any("dnat" in step or "redirect" in step for step in steps):
-            continue
-        for ports in protected:
-            if any(_match_covers(step.get("match", {}), ports) for step in steps):
-                where = "rule with handle %s in nftables chain %s %s %s" % (
-                    rule.get("handle"),
-                    rule.get("family"),
-                    rule.get("table"),
-                    rule.get("chain"),
-                )
-                found.append(Published(str(ports), where))
-    return found
-
-
-def _match_covers(match: dict, ports: Ports) -> bool:
-    left = match.get("left")
-    payload = left.get("payload", {}) if isinstance(left, dict) else {}
-    if payload.get("field") != "dport" or payload.get("protocol") not in (ports.protocol, "th"):
-        return False
-    right = match.get("right")
-    values = right["set"] if isinstance(right, dict) and "set" in right else [right]
-    for value in values:
-        first, last = value["range"] if isinstance(value, dict) and "range" in value else (value, value)
-        if isinstance(first, int) and isinstance(last, int) and first <= ports.last and last >= ports.first:
-            return True
-    return False

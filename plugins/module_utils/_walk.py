@@ -20,10 +20,10 @@ PRIORITIES = {"mangle": -150, "filter": 0, "security": 50}
 _DAEMON = -5
 """Where the knock daemon marks what it has admitted."""
 
-_REFUSING = ("DROP", "REJECT", "TARPIT", "DELUDE", "CHAOS", "STEAL")
-_QUEUES = ("QUEUE", "NFQUEUE")
-_MARKING = ("MARK", "CONNMARK")
-_PASSING = (
+REFUSING = ("DROP", "REJECT", "TARPIT", "DELUDE", "CHAOS", "STEAL")
+QUEUES = ("QUEUE", "NFQUEUE")
+MARKING = ("MARK", "CONNMARK")
+PASSING = (
     *("", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "CT", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG"),
     *("NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG"),
 )
@@ -191,7 +191,7 @@ class _Stage:
     def _step(self, rule: Rule, kind: Packet) -> Step | None:
         """None if the rule never does anything to such packets."""
         doubt = rule.judge(kind)
-        if doubt == NO or (rule.target in _PASSING and rule.target not in self._rules):
+        if doubt == NO or (rule.target in PASSING and rule.target not in self._rules):
             return None
         dport = None if rule.dport is None else common(rule.dport, kind.ports)
         if dport == () or rule.source == () or rule.sport == ():
@@ -238,14 +238,14 @@ class _Stage:
             return ([], below) if rule.is_goto else (below, [])
         if rule.target == "RETURN":
             return [], [state._replace(returned_by=rule.text) if rule.asks else state]
-        if rule.target in _MARKING:
+        if rule.target in MARKING:
             mark, known = new_mark(rule, state.mark, state.known)
             return [state._replace(mark=mark, known=known, is_named=was_named)], []
-        if rule.target == "ACCEPT" or rule.target in _REFUSING:
+        if rule.target == "ACCEPT" or rule.target in REFUSING:
             self._end(state, by, rule.target == "ACCEPT")
             return [], []
         # Somebody else decides
-        is_queue = rule.target in _QUEUES
+        is_queue = rule.target in QUEUES
         asked = state._replace(doubt=max(state.doubt, LIKELY if is_queue else UNLIKELY))
         self._end(asked, by, True)
         self._end(asked, by, False)
@@ -287,7 +287,7 @@ def _split(step: Step, state: Packets) -> tuple[Packets | None, list[Packets]]:
             inside = inside._replace(sport=sport)
     if doubt == YES:
         return inside, outside
-    if rule.target in _MARKING:
+    if rule.target in MARKING:
         # Both ways go on as one, so that many such rules do not make many ways
         mark, known = new_mark(rule, inside.mark, inside.known)
         known &= inside.known & ~(mark ^ inside.mark)

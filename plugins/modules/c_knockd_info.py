@@ -64,7 +64,9 @@ to_adopt:
       description: The path below O(adopted) to keep it at.
       type: str
 config:
-  description: The text of the C(knockd.conf) that was, or is to be, adopted; empty where there is none.
+  description:
+    - The C(knockd.conf) that was, or is to be, adopted, in base64; empty where there is none.
+    - It may hold bytes that are no UTF-8. P(sesame.knock.knockd_conf_text#filter) reads it as the daemon does.
   returned: always
   type: str
 interface:
@@ -73,6 +75,7 @@ interface:
   type: str
 """
 
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -82,21 +85,21 @@ from ansible.module_utils.basic import AnsibleModule
 CONFIG = "/etc/knockd.conf"
 DEFAULT = "/etc/default/knockd"
 # What our own templates write into both files: they are not the package's, whatever dpkg believes.
-OURS = "sesame.knock"
+OURS = b"sesame.knock"
 
 
-def read(path: str) -> str:
-    """The text of a file, or nothing where there is none."""
+def read(path: str) -> bytes:
+    """The content of a file, or nothing where there is none."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        return Path(path).read_bytes()
     except FileNotFoundError:
-        return ""
+        return b""
 
 
-def is_owners(path: str, text: str, conffiles: str) -> bool:
+def is_owners(path: str, content: bytes, conffiles: str) -> bool:
     """Is a conffile of the package no longer as it was shipped, and not ours either?"""
-    digest = hashlib.md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()  # what dpkg keeps
-    return bool(text) and OURS not in text and (path + " " + digest) not in conffiles
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # what dpkg keeps
+    return bool(content) and OURS not in content and (path + " " + digest) not in conffiles
 
 
 def find_interface(default: str, config: str) -> str:
@@ -115,18 +118,19 @@ def main() -> None:
     status, conffiles, ignored = module.run_command(query)
     package = status == 0 and not conffiles.startswith("not-installed")
 
-    texts = {path: read(kept) for path, kept in adopted.items()}
+    contents = {path: read(kept) for path, kept in adopted.items()}
     to_adopt = []
     for path in adopted if package else ():
-        text = read(path)
-        if not texts[path] and is_owners(path, text, conffiles):
-            texts[path] = text
+        content = read(path)
+        if not contents[path] and is_owners(path, content, conffiles):
+            contents[path] = content
             to_adopt.append({"src": path, "dest": adopted[path]})
+    texts = {path: content.decode("utf-8-sig", "replace") for path, content in contents.items()}
     module.exit_json(
         changed=False,
         package=package,
         to_adopt=to_adopt,
-        config=texts[CONFIG],
+        config=base64.b64encode(contents[CONFIG]).decode(),
         interface=find_interface(texts[DEFAULT], texts[CONFIG]),
     )
 

@@ -225,13 +225,16 @@ sshd_socket:
 
 import json
 import os
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sesame.knock.plugins.module_utils import _nftables
 from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains, refused_by
+from ansible_collections.sesame.knock.plugins.module_utils._bytes import carried
 from ansible_collections.sesame.knock.plugins.module_utils._extra_port import extra_port
+from ansible_collections.sesame.knock.plugins.module_utils._files import read
+from ansible_collections.sesame.knock.plugins.module_utils._published import published, published_by_nftables
 from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     Ports,
     RulesError,
@@ -240,13 +243,12 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import (
     has_own,
     parse,
     parse_ports,
-    published,
-    published_by_nftables,
     refuses,
     value_of,
     words_of,
 )
 from ansible_collections.sesame.knock.plugins.module_utils._saved import sort
+from ansible_collections.sesame.knock.plugins.module_utils._spans import Spans, joined, of_network
 
 FAMILIES = {"v4": ("iptables", "/etc/iptables/rules.v4"), "v6": ("ip6tables", "/etc/iptables/rules.v6")}
 ENGLISH = {"LC_ALL": "C", "LANGUAGE": "C"}
@@ -287,13 +289,21 @@ class Host:
         status, out, dummy = self.run(save)
         return save, parse(out) if status == 0 else {}
 
+    def addresses(self) -> dict[str, Spans]:
+        """Where others reach the host, by family; a family is missing where it has none, or ip does not say."""
+        out = self.run("ip", "-j", "addr", "show")[1]
+        found: dict[str, Spans] = {}
+        for link in json.loads(out) if out.strip() else []:
+            for item in link.get("addr_info", []):
+                if item.get("family") in ("inet", "inet6") and item.get("local") and item.get("scope") != "host":
+                    family = "v4" if item["family"] == "inet" else "v6"
+                    found[family] = joined(found.get(family, ()), of_network(item["local"]))
+        return found
+
 
 def saved_rules(path: str) -> dict[str, Table]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse(file.read())
-    except FileNotFoundError:
-        return {}
+        return parse(read(path) or "")
     except RulesError as error:
         raise RulesError(
             "%s cannot be read, so no boot loads it: %s. Mend that line, or move the file away" % (path, error)
@@ -332,10 +342,13 @@ def summary_of(tables: dict[str, Table]) -> list[str]:
     return lines
 
 
-def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
+Others = Dict[str, Tuple[str, Dict[str, Table]]]
+"""By family: the -save command of the iptables that is not in use, and what it shows."""
+
+
+def other_iptables(others: Others, ports: list[Ports]) -> list[dict[str, Any]]:
     found = []
-    for family, (command, dummy) in FAMILIES.items():
-        save, tables = host.other_iptables(command)
+    for family, (save, tables) in others.items():
         rules = sum(len(table.rules) for table in tables.values())
         refused = refused_by(tables.get("filter"), ports)
         if rules or refused:
@@ -345,12 +358,26 @@ def other_iptables(host: Host, ports: list[Ports]) -> list[dict[str, Any]]:
 
 
 def published_ports(
-    host: Host, live: dict[str, dict[str, Table]], native: list[dict[str, Any]], ports: list[Ports]
-) -> list[dict[str, str]]:
-    found = [item for family in live.values() for item in published(family.get("nat"), ports)]
-    found += published_by_nftables(native, ports)
+    host: Host, live: dict[str, dict[str, Table]], others: Others, native: list[dict[str, Any]], ports: list[Ports]
+) -> list[dict[str, Any]]:
+    here = host.addresses()
+    found = []
+    known = []  # chains of nftables that a -save command has shown already; it is silent of others in its tables
+    for family, tables in live.items():
+        save, more = others[family]
+        for each in (tables, more):
+            found += published(each.get("nat"), family, ports, here.get(family, ()))
+        if "nat" in (more if "-nft-" in save else tables):
+            known.append("%s nat PREROUTING" % ("ip" if family == "v4" else "ip6"))
+    found += published_by_nftables(native, ports, here, known)
+    containers = {name: container_of(host, name) for name in dict.fromkeys(item.ports for item in found)}
     return [
-        {"ports": item.ports, "rule": item.rule, "container": container_of(host, item.ports) if found else ""}
+        {
+            "ports": item.ports,
+            "rule": item.rule,
+            "certain": item.is_certain,
+            "container": containers[item.ports],
+        }
         for item in found
     ]
 
@@ -372,7 +399,7 @@ def sshd_ports(host: Host) -> tuple[list[int], str]:
         return [], ""
     status, out, err = host.run("sshd", "-T")
     if status != 0:
-        return [], (err or out).strip()
+        return [], carried((err or out).strip())
     ports = {int(line.split()[1]) for line in out.splitlines() if line.startswith("port ")}
     # `ListenAddress 198.18.0.1:2222` names a port that no Port line needs to name
     ports |= {int(line.rpartition(":")[2]) for line in out.splitlines() if line.startswith("listenaddress ")}
@@ -413,6 +440,7 @@ def read_host(host: Host, given: list[Ports]) -> dict[str, Any]:
     files = {name: saved_rules(path) for name, (dummy, path) in FAMILIES.items()}
     saved = {name: sort(foreign(tables), ports) for name, tables in files.items()}
     ours = backends_of_ours([*live.values(), *files.values()], native)
+    others = {name: host.other_iptables(command) for name, (command, dummy) in FAMILIES.items()}
     return {
         "ports": [str(item) for item in ports],
         "tools": all(host.has(name) for name in ("iptables-restore", "ip6tables-restore", "netfilter-persistent")),
@@ -424,7 +452,7 @@ def read_host(host: Host, given: list[Ports]) -> dict[str, Any]:
         },
         "ufw": "Status: active" in host.run("ufw", "status")[1],
         "firewalld": host.runs_unit("firewalld.service") or host.run("firewall-cmd", "--state")[0] == 0,
-        "published": published_ports(host, live, native, ports),
+        "published": published_ports(host, live, others, native, ports),
         "saved": {
             name: {
                 "file": FAMILIES[name][1],
@@ -443,7 +471,7 @@ def read_host(host: Host, given: list[Ports]) -> dict[str, Any]:
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)
         ],
-        "other_iptables": other_iptables(host, ports),
+        "other_iptables": other_iptables(others, ports),
         "sshd_ports": listening,
         "sshd_open": [port for port in listening if port != extra and not is_protected(port, ports)],
         "escape_port": extra,

@@ -10,9 +10,11 @@ import re
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.module_utils._base_chains import base_chains
 from ansible_collections.sesame.knock.plugins.module_utils._match import YES, Packet
 from ansible_collections.sesame.knock.plugins.module_utils._native_rules import Texts, native_chains
-from ansible_collections.sesame.knock.plugins.module_utils._nftables import WITH_HANDLES, read_with_handles
+from ansible_collections.sesame.knock.plugins.module_utils._nftables import WITH_HANDLES, read_with_handles, refuses
+from ansible_collections.sesame.knock.plugins.module_utils._rules import parse_ports
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk
 
@@ -134,3 +136,34 @@ def test_a_packet_ends_where_we_say(host: FirewallHost, family: str) -> None:
             assert is_open == bool(ways.accepted), "%s\n%s %s" % (text, source, ways)
             ends[is_open] += 1
     assert min(ends.values()) > RULESETS / 4, "rules that accept, and rules that refuse"
+
+
+@pytest.mark.parametrize("policy", ["accept", "drop"])
+@pytest.mark.parametrize(
+    ("rules", "one"),
+    [
+        ("return; drop", ""),
+        ("jump one; accept", "return; drop"),
+        ("goto one; accept", ""),
+        ("tcp dport 22 return; drop", ""),
+        (f"ip saddr {CLIENT} return; tcp dport 22 drop", ""),
+        (f"ip saddr {CLIENT} return; tcp dport 22 accept", ""),
+        ("tcp dport 22 goto one; accept", f"ip saddr {CLIENT} accept"),
+        ("tcp dport 22 jump one; tcp dport 22 accept", f"ip saddr {CLIENT} return; drop"),
+        ("tcp dport vmap { 22 : return }; drop", ""),
+        ("tcp dport vmap { 22 : goto one }; drop", f"ip saddr {CLIENT} accept"),
+    ],
+)
+def test_what_returns_in_a_base_chain_gets_its_policy(host: FirewallHost, rules: str, one: str, policy: str) -> None:
+    text = "table inet mine { chain one {\n%s\n}\nchain input { type filter hook input priority 0; policy %s;\n%s\n}; }"
+    host.run("nft", "-f", "-", text=text % (one.replace("; ", "\n"), policy, rules.replace("; ", "\n")))
+    is_open = [host.lab.is_open(SERVER, source=source) for source in (CLIENT, STRANGER)]
+    listing, text = read_with_handles(host.run("sh", "-c", WITH_HANDLES, "sh"))
+    (chain,) = base_chains(listing, [parse_ports(22)])
+    assert chain.refuses == ([] if any(is_open) else ["22/tcp"])
+    if "22" not in rules:
+        assert bool(refuses(listing, "ip")) == (not any(is_open))
+    walk = Walk(native_chains(listing, Texts.of(text), "v4", main="inet mine"))
+    for source, is_let_in in zip((CLIENT, STRANGER), is_open):
+        start = Packets(of_network(source), ((22, 22),), ((1024, 65535),))
+        assert bool(walk.ways(Packet("v4", "tcp", "NEW", ((22, 22),), "SYN"), start).accepted) == is_let_in

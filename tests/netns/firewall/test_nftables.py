@@ -227,3 +227,26 @@ def test_an_owners_rule_that_drops_before_input_is_seen_in_the_rehearsal_alone(h
     assert "a rehearsal has failed" in said
     assert "Without the rules of others this is not so" in said
     assert host.apply(**ALLOW, rehearse=False)["armed"], "the judge does not read it"
+
+
+def test_a_rule_of_others_whose_comment_is_no_utf8_is_named_all_the_same(host: FirewallHost) -> None:
+    host.sh(
+        """
+        printf 'table inet mine {
+            chain in {
+                type filter hook input priority 10; policy accept
+                ip saddr CLIENT tcp dport 22 drop comment "caf\\351"
+            }
+            chain pre {
+                type nat hook prerouting priority -100
+                tcp dport 80 redirect to :8080 comment "caf\\351"
+            }
+        }' > /run/mine.nft
+        mkdir -p /run/sshd
+        nft -f /run/mine.nft
+    """.replace("CLIENT", CLIENT)
+    )
+    assert host.module("firewall_info")["published"] == []
+    answer = " ".join(host.play("variables", "preflight", "commit", knock_firewall_prove=False, **ALLOW).split())
+    assert "failed=0" in answer, "one address is banned, which is no reason against the change"
+    assert "ip saddr %s tcp dport 22 drop comment" % CLIENT in answer

@@ -34,6 +34,23 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "knock_firewall_published: protect",
         ],
     ),
+    "published_by_a_map": (
+        "nft add table ip mine; nft 'add chain ip mine pre { type nat hook prerouting priority -100; }';"
+        "nft add rule ip mine pre dnat to tcp dport map '{ 22 : 198.18.1.9 }'",
+        {},
+        [
+            "Port 22/tcp of localhost is sent elsewhere",
+            "nftables chain ip mine pre",
+            "knock_firewall_published: protect",
+        ],
+    ),
+    "perhaps_published": (
+        "nft add table ip mine; nft 'add chain ip mine pre { type nat hook prerouting priority -100; }';"
+        "nft 'add set ip mine ports { type inet_service; flags timeout; }';"
+        "nft add rule ip mine pre tcp dport @ports redirect to :2222",
+        {},
+        ["Port 22/tcp of localhost may be sent elsewhere", "nftables chain ip mine pre"],
+    ),
     "docker": (
         "iptables -t nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.18.1.9; mkdir /etc/bin;"
         "printf '#!/bin/sh\\necho \"gitea 0.0.0.0:22->2022/tcp, :::22->2022/tcp\"\\n' > /etc/bin/docker;"
@@ -150,6 +167,33 @@ def test_a_hole_and_a_ban_that_were_saved_are_told_and_not_kept(host: FirewallHo
     assert set(live.splitlines()) <= set(host.rules().splitlines()), "what is live stays"
     host.sh("iptables-restore /etc/iptables/rules.v4")
     assert "changed=0" in host.play("variables", "preflight", "commit", **GOOD, knock_firewall_existing_rules="merge")
+
+
+def test_bytes_that_are_no_utf8_in_rules_of_others_stop_nothing_and_are_kept(host: FirewallHost) -> None:
+    comment, remark = "caf\\351 \\303\\251", "journal du caf\\351"  # as printf reads it
+    host.sh(f"""
+        mkdir -p /run/sshd
+        for command in iptables ip6tables; do
+            $command -A INPUT -p tcp --dport 25 -m comment --comment "$(printf '{comment}')" -j DROP
+        done
+        (iptables-save; printf '# {remark}\\n') > /etc/iptables/rules.v4
+        ip6tables-save > /etc/iptables/rules.v6
+    """)
+
+    def has(family: str, text: str) -> bool:
+        return host.sh(f"grep -a -c -e \"$(printf '{text}')\" /etc/iptables/rules.{family} || true").strip() == "1"
+
+    merge = {**GOOD, "knock_firewall_existing_rules": "merge"}
+    answer = host.play("variables", "preflight", "commit", **merge)
+    assert "failed=0" in answer, answer
+    assert has("v4", "KNOCK-ADMIT -s 198.18.0.1/32")
+    assert has("v4", comment)
+    assert has("v6", comment)
+    host.sh("iptables-restore /etc/iptables/rules.v4; ip6tables-restore /etc/iptables/rules.v6")
+    assert "changed=0" in host.play("variables", "preflight", "commit", **merge)
+    assert host.module("firewall", state="absent")["changed"]
+    assert has("v4", remark), "the file of before is back"
+    assert not has("v4", "KNOCK-ADMIT -s 198.18.0.1/32")
 
 
 def test_who_else_decides_is_told(host: FirewallHost) -> None:

@@ -104,11 +104,12 @@ def hear_each_other(near: socket.socket, far: socket.socket) -> bool:
     return heard == b"there" and near.recv(4) == b"back"
 
 
-def gateway(lab: Lab, directory: Path, backend: str) -> Iterator[Gateway]:
+def gateway(lab: Lab, directory: Path, backend: str, publishes: bool = True) -> Iterator[Gateway]:
     made = Gateway(lab, directory, backend)
     try:
         made.build()
-        made.publish()
+        if publishes:
+            made.publish()
         yield made
     finally:
         made.remove()
@@ -303,6 +304,155 @@ def test_udp_is_protected_as_well(host: Gateway, server: str, client: str, stran
             assert gets_through
         except TimeoutError:
             assert not gets_through
+
+
+# --- how it is spelled -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
+    """A host that publishes nothing yet, with another one behind it."""
+    yield from gateway(lab, tmp_path, request.param, publishes=False)
+
+
+IN_NFT = """table ip mine {
+    set p { type inet_service; elements = { 22, 80 }; }
+    map m { type inet_service : ipv4_addr; elements = { 22 : BACKEND }; }
+    map pair { type ipv4_addr . inet_service : ipv4_addr; elements = { SERVER . 22 : BACKEND }; }
+    map v { type inet_service : verdict; elements = { 22 : jump x }; }
+    map services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { SERVER . tcp . 22 : goto x }; }
+    map others { type ipv4_addr . inet_proto . inet_service : verdict; elements = { SERVER . tcp . 443 : goto x }; }
+    set grows { type inet_service; size 9; flags dynamic; elements = { 22 }; }
+    map empty { type inet_service : verdict; }
+    chain x { meta l4proto tcp dnat to BACKEND:2022; }
+    chain pre { type nat hook prerouting priority -100; policy accept; RULE; }
+}"""
+TO_2022 = "meta l4proto tcp dnat to BACKEND:2022"
+
+SENT = {
+    "port": "tcp dport 22 dnat to BACKEND:2022",
+    "map": "dnat to tcp dport map { 22 : BACKEND }",
+    "named_map": "dnat to tcp dport map @m",
+    "map_of_pairs": "dnat to ip daddr . tcp dport map @pair",
+    "map_of_ports": "meta l4proto tcp dnat to BACKEND:tcp dport map { 22 : 2022 }",
+    "set": "tcp dport @p dnat to BACKEND:2022",
+    "verdict_map": "tcp dport vmap { 22 : jump x }",
+    "named_verdict_map": "tcp dport vmap @v",
+    "services": "ip daddr . meta l4proto . th dport vmap @services",
+    "jump_by_port": "tcp dport 22 jump x",
+    "jump": "jump x",
+    "no_port": "iifname eth0 ip daddr SERVER dnat to BACKEND",
+    "no_address": TO_2022,
+    "by_turns": TO_2022.replace("BACKEND:2022", "numgen inc mod 2 map { 0 : BACKEND, 1 : BACKEND } : 2022"),
+    "pair": "meta l4proto . th dport { tcp . 22, udp . 53 } dnat to BACKEND",
+    "not_another": "tcp dport != 80 dnat to BACKEND:2022",
+    "greater": "tcp dport > 20 dnat to BACKEND:2022",
+    "some_bits": "tcp dport & 0xff == 22 dnat to BACKEND:2022",
+    "redirect": "tcp dport 22 redirect to :2222",
+    "redirect_by_map": "meta l4proto tcp redirect to :tcp dport map { 22 : 2222 }",
+    "redirect_all": "meta l4proto tcp redirect to :2222",
+    "one_source_stays": "ip saddr 198.18.0.77 accept; " + TO_2022,
+    "iptables": "COMMAND -p tcp --dport 22 -j DNAT --to-destination BACKEND:2022",
+    "iptables_jump": "COMMAND -p tcp --dport 22 -j X; MORE X -p tcp -j DNAT --to-destination BACKEND:2022",
+    "iptables_no_port": "COMMAND -d SERVER -j DNAT --to-destination BACKEND",
+    "iptables_range": "COMMAND -p tcp --dport :30 -j REDIRECT --to-ports 2222",
+    "iptables_not": "COMMAND -p tcp ! --dport 80 -j REDIRECT --to-ports 2222",
+    "netmap": "COMMAND -p tcp --dport 22 -j NETMAP --to BACKEND",
+    "beside_iptables": "COMMAND -p tcp --dport 99 -j REDIRECT; nft -f - <<END\n"
+    "table ip nat {\nchain mine {\ntype nat hook prerouting priority -101\n" + TO_2022 + "\n}\n}\nEND",
+    "among_iptables": "COMMAND -p tcp --dport 99 -j X; nft add rule ip nat X dnat to tcp dport map '{ 22 : BACKEND }';"
+    "nft add rule ip nat PREROUTING tcp dport 22 jump X",
+    "dynamic_set": "tcp dport @grows dnat to BACKEND:2022",
+    "legacy": "LEGACY -p tcp --dport 22 -j DNAT --to-destination BACKEND:2022",
+}
+KEPT = {
+    "not_it": "tcp dport != 22 redirect to :2222",
+    "not_these": "tcp dport != { 22, 80 } redirect to :2222",
+    "another": "tcp dport @p tcp dport != 22 dnat to BACKEND",
+    "another_service": "ip daddr . meta l4proto . th dport vmap @others",
+    "empty": "tcp dport vmap @empty",
+    "udp": "udp dport 22 dnat to BACKEND",
+    "accepted_before": "tcp dport 22 accept; " + TO_2022,
+    "returned_before": "tcp dport vmap { 22 : return }; " + TO_2022,
+    "another_address": "ip daddr 198.18.0.77 dnat to BACKEND",
+    "not_local": "fib daddr type != local tcp dport 22 dnat to BACKEND",
+    "iptables_not_it": "COMMAND -p tcp ! --dport 22 -j REDIRECT --to-ports 2222",
+    "iptables_another_jump": "COMMAND -p tcp --dport 443 -j X; MORE X -p tcp -j DNAT --to-destination BACKEND",
+    "iptables_accepted": "COMMAND -p tcp --dport 22 -j ACCEPT; MORE PREROUTING -p tcp -j REDIRECT --to-ports 2222",
+    "output": "COMMAND_OUT -p tcp --dport 22 -j DNAT --to-destination BACKEND",
+}
+UNREAD = {"some_bits", "returned_before"}
+"""What may be so or not, as far as we can read."""
+
+
+def spell(host: Gateway, rule: str) -> None:
+    for word, value in (("BACKEND", BACKEND), ("SERVER", SERVER), ("MORE", "iptables -t nat -A")):
+        rule = rule.replace(word, value)
+    if rule.startswith(("COMMAND", "LEGACY")):
+        begin = {"LEGACY": "iptables-legacy -t nat -A PREROUTING", "COMMAND": "iptables -t nat -A PREROUTING"}
+        begin["COMMAND_OUT"] = "iptables -t nat -A OUTPUT"
+        word, rest = rule.split(" ", 1)
+        host.somebody("iptables -t nat -N X; %s %s" % (begin[word], rest))
+    else:
+        rules = IN_NFT.replace("BACKEND", BACKEND).replace("SERVER", SERVER).replace("RULE", rule.replace("; ", "\n"))
+        host.lab.nft(rules.replace("; ", "\n").replace(";", "\n").replace("{ type nat", "{\ntype nat"))
+
+
+def meets_input(host: Gateway) -> bool:
+    """Whether a stranger's connection to port 22 comes to the host's INPUT as such."""
+    host.lab.nft("table inet witness { chain in { type filter hook input priority 300; tcp dport 22 counter; }; }")
+    try:
+        host.lab.is_open(source=STRANGER)
+        return "packets 0" not in host.run("nft", "list", "table", "inet", "witness")
+    finally:
+        host.run("nft", "delete", "table", "inet", "witness")
+
+
+BY_WHOM = [("nft" if "COMMAND" in rule else "native", name) for name, rule in {**SENT, **KEPT}.items()]
+BY_WHOM += [("native", name) for name in ("iptables", "iptables_jump", "netmap")]
+BY_WHOM += [("nft", name) for name in ("map", "no_port")]
+
+
+@pytest.mark.parametrize(("bare", "name"), BY_WHOM, indirect=["bare"])
+def test_what_is_sent_elsewhere_is_found_however_it_is_spelled_and_closed(bare: Gateway, name: str) -> None:
+    bare.lab.sshd(2222)
+    with bare.backend:
+        for port in (22, 443):
+            bare.lab._keep(socket.create_server((BACKEND, port), backlog=64))
+    spell(bare, SENT.get(name) or KEPT[name])
+    assert meets_input(bare) == (name in KEPT), "the kernel's word"
+    found = bare.module("firewall_info", ports=["22/tcp"])["published"]
+    if name not in UNREAD:
+        assert [item["ports"] for item in found[:1]] == ["22/tcp"] * (name in SENT), found
+    assert found or name in KEPT, "what cannot be read counts"
+    bare.apply(**PROTECT)
+    assert bare.lab.is_open(source=CLIENT)
+    assert not bare.lab.is_open(source=STRANGER)
+
+
+PRE = "chain pre {\ntype nat hook prerouting priority -100\n%s\n}\n}"
+
+
+@pytest.mark.parametrize("bare", TWO_BACKENDS, indirect=True)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "table ip6 mine {\nchain x {\ndnat to BACKEND6\n}\n" + PRE % "tcp dport 22 jump x",
+        "table inet mine {\n" + PRE % "meta l4proto tcp dnat ip6 to BACKEND6",
+        "table inet mine {\n" + PRE % "dnat ip6 to tcp dport map { 22 : BACKEND6 }",
+        "ip6tables -t nat -A PREROUTING -d SERVER6 -j DNAT --to-destination BACKEND6",
+    ],
+)
+def test_the_same_by_ipv6(bare: Gateway, rules: str) -> None:
+    with bare.backend:
+        bare.lab._keep(socket.create_server((BACKEND6, 22), family=socket.AF_INET6, backlog=64))
+    rules = rules.replace("BACKEND6", BACKEND6).replace("SERVER6", SERVER6)
+    (bare.somebody if rules.startswith("ip6tables") else bare.lab.nft)(rules)
+    assert {item["ports"] for item in bare.module("firewall_info", ports=["22/tcp"])["published"]} == {"22/tcp"}
+    assert bare.lab.is_open(SERVER6, source=STRANGER6)
+    bare.apply(**PROTECT)
+    assert bare.lab.is_open(SERVER6, source=CLIENT6)
+    assert not bare.lab.is_open(SERVER6, source=STRANGER6)
 
 
 # --- the daemon's guard ----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import subprocess
 
 import pytest
 
+from ansible_collections.sesame.knock.plugins.module_utils._base_chains import refused_by
 from ansible_collections.sesame.knock.plugins.module_utils._match import YES, Packet
-from ansible_collections.sesame.knock.plugins.module_utils._rules import parse
+from ansible_collections.sesame.knock.plugins.module_utils._rules import parse, parse_ports, refuses
 from ansible_collections.sesame.knock.plugins.module_utils._spans import of_network
 from ansible_collections.sesame.knock.plugins.module_utils._walk import Packets, Walk, base_chains
 
@@ -115,3 +116,68 @@ def test_a_packet_ends_where_we_say(host: FirewallHost, family: str) -> None:
             assert is_open == bool(ways.accepted), "%s\n%s %s" % (saved, source, ways)
             ends[is_open] += 1
     assert min(ends.values()) > RULESETS / 2, "rules that accept, and rules that refuse"
+
+
+# --- RETURN in a built-in chain is the policy ------------------------------------------------------------------------
+
+POLICIES = ("ACCEPT", "DROP")
+
+
+def reaches(host: FirewallHost) -> list[bool]:
+    return [host.lab.is_open(SERVER, source=source) for source in (CLIENT, STRANGER)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "above",
+    [
+        "-I INPUT -p tcp --dport 22 -j RETURN",
+        "-I INPUT -j RETURN",
+        "-N other; COMMAND -I INPUT -p tcp --dport 22 -g other",
+        "-N other; COMMAND -I INPUT -p tcp -g other; COMMAND -A other -p tcp --dport 22 -j RETURN",
+    ],
+)
+def test_what_returns_above_our_place_comes_after_us(host: FirewallHost, above: str, policy: str) -> None:
+    host.apply(rehearse=True, knock_firewall_allowlist=[CLIENT])
+    host.confirm()
+    host.sh("iptables " + above.replace("COMMAND", "iptables"))
+    host.sh("iptables -P INPUT " + policy)
+    assert reaches(host) == [policy == "ACCEPT"] * 2, "our chain is not asked"
+    answer = host.apply(rehearse=True, knock_firewall_allowlist=[CLIENT])
+    assert not answer.get("failed"), answer
+    assert reaches(host) == [True, False]
+    host.confirm()
+    assert not host.apply(knock_firewall_allowlist=[CLIENT])["changed"]
+
+
+def test_what_returns_to_a_chain_of_others_stays_above_us(host: FirewallHost) -> None:
+    host.apply(knock_firewall_allowlist=[CLIENT])
+    host.confirm()
+    host.sh("iptables -N f2b; iptables -A f2b -s 198.18.0.99 -j DROP; iptables -A f2b -j RETURN")
+    host.sh("iptables -I INPUT -j f2b")
+    assert not host.apply(knock_firewall_allowlist=[CLIENT])["changed"]
+    assert reaches(host) == [True, False]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "-A INPUT -j RETURN; -A INPUT -j DROP",
+        "-A INPUT -j one; -A one -j RETURN; -A one -j DROP; -A INPUT -j DROP",
+        "-A INPUT -j one; -A one -j ACCEPT; -A INPUT -j DROP",
+        "-A INPUT -g one; -A one -j two; -A two -j RETURN; -A INPUT -j ACCEPT",
+        f"-A INPUT -s {CLIENT} -j RETURN; -A INPUT -p tcp --dport 22 -j DROP",
+        f"-A INPUT -s {CLIENT} -j RETURN; -A INPUT -p tcp --dport 22 -j ACCEPT",
+        f"-A INPUT -p tcp -g one; -A one -s {CLIENT} -j ACCEPT; -A INPUT -j ACCEPT",
+        f"-A INPUT -p tcp -j one; -A one -s {CLIENT} -j RETURN; -A one -j DROP; -A INPUT -p tcp --dport 22 -j ACCEPT",
+    ],
+)
+def test_who_is_refused_where_rules_return_is_who_we_say(host: FirewallHost, rules: str, policy: str) -> None:
+    host.sh("iptables -N one; iptables -N two; iptables -P INPUT " + policy)
+    host.sh("".join("iptables %s\n" % rule for rule in rules.split("; ")))
+    is_open = reaches(host)
+    table = parse(host.run("iptables-save"))["filter"]
+    assert refused_by(table, [parse_ports(22)]) == ([] if any(is_open) else ["22/tcp"])
+    if CLIENT not in rules and "22" not in rules:
+        assert bool(refuses(table)) == (not any(is_open))

@@ -327,6 +327,42 @@ def test_networks_are_sorted_by_family_and_named_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "items"),
+    [
+        (["22/tcp", 443], ["22/tcp", 443]),
+        ("22/tcp", ["22/tcp"]),
+        (" 22/tcp , 443/tcp,", ["22/tcp", "443/tcp"]),
+        (22, [22]),
+        ("", []),
+        (None, []),
+        ({"a": 1}, [{"a": 1}]),
+    ],
+)
+def test_a_string_with_commas_is_a_list(value: Any, items: list[Any]) -> None:
+    assert evaluate("value | sesame.knock.as_list", value=value) == items
+
+
+def test_who_writes_a_string_gets_the_rules_of_a_list() -> None:
+    as_lists: dict[str, Any] = {
+        "knock_firewall_allowlist": ["198.18.4.0/24", "fd00:5e5a:1::/64"],
+        "knock_firewall_ports": ["22/tcp", 80],
+    }
+    as_strings: dict[str, Any] = {name: ",".join(map(str, value)) for name, value in as_lists.items()}
+    closed: dict[str, Any] = {"knock_firewall_policy": "drop"}
+    for template in ("rules.v4.j2", "rules.v6.j2", "knock_firewall.nft.j2"):
+        wanted = render(template, **closed, knock_firewall_open_ports=["443/tcp", "25/tcp"], **as_lists)
+        assert render(template, **closed, knock_firewall_open_ports="443/tcp, 25/tcp", **as_strings) == wanted
+
+
+def test_what_is_no_list_is_one_sentence_and_the_list_to_write() -> None:
+    for value in ("[198.18.4.7, ::5]", "198.18.4.7 ::5", "198.18.4.7;::5", "{'198.18.4.7', '::5'}"):
+        problems = evaluate("value | sesame.knock.network_problems('knock_firewall_allowlist')", value=value)
+        assert len(problems) == 2
+        assert all("knock_firewall_allowlist" in problem for problem in problems)
+        assert problems[1].endswith('write a list, ["198.18.4.7", "::5"]')
+
+
+@pytest.mark.parametrize(
     ("address", "inside"), [("198.18.4.200", True), ("198.18.5.1", False), ("fd00:5e5a:1::9", True)]
 )
 def test_whether_the_controller_is_on_the_allowlist(address: str, inside: bool) -> None:

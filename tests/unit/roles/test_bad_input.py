@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,90 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "office",
     ),
 }
+
+
+# host: (what its line of an inventory in INI format says, the variable that the error names, what else it must name).
+# That format has no lists but those of Python's spelling, so `1.2.3.4/30,::1` and `[1.2.3.4, ::1]` are strings.
+LINES: dict[str, tuple[str, str, str]] = {
+    "no_quotes": (
+        "knock_firewall_allowlist=[198.18.200.0/24,fd00:5e5a::/64]",
+        "knock_firewall_allowlist",
+        'write a list, ["198.18.200.0/24", "fd00:5e5a::/64"]',
+    ),
+    "spaces": (
+        "knock_firewall_allowlist='198.18.200.0/24 fd00:5e5a::/64'",
+        "knock_firewall_allowlist",
+        'write a list, ["198.18.200.0/24", "fd00:5e5a::/64"]',
+    ),
+    "a_name": ("knock_firewall_allowlist=office", "knock_firewall_allowlist", 'write a list, ["office"]'),
+    "a_number": ("knock_firewall_allowlist=24", "knock_firewall_allowlist", "24"),
+    "a_mapping": ('knock_firewall_allowlist={\\"office\\":1}', "knock_firewall_allowlist", "dict"),
+    "nothing": ("knock_firewall_allowlist=''", "knock_firewall_allowlist", "knock_firewall_allow_empty_allowlist"),
+    "only_commas": ("knock_firewall_allowlist=,", "knock_firewall_allowlist", "knock_firewall_allow_empty_allowlist"),
+    "ports": ("knock_firewall_ports=22/tcp;2222/tcp", "knock_firewall_ports", 'write a list, ["22/tcp", "2222/tcp"]'),
+    "open_ports": ("knock_firewall_open_ports=http", "knock_firewall_open_ports", 'write a list, ["http"]'),
+    "escape_from": (
+        "knock_firewall_escape_port=2222 knock_firewall_escape_from=home",
+        "knock_firewall_escape_from",
+        'write a list, ["home"]',
+    ),
+    "doors_ports": ("knockd_open_ports=[22/tcp]", "knockd_open_ports", 'write a list, ["22/tcp"]'),
+    "doors": ("knockd_doors=web", "knockd_doors", "dict"),
+}
+FINE = {
+    "one_network": "knock_firewall_allowlist=198.18.200.0/24",
+    "two_networks": "knock_firewall_allowlist=198.18.200.0/24,fd00:5e5a::/64",
+    "a_list": 'knock_firewall_allowlist=["198.18.200.0/24"]'.replace('"', '\\"'),
+    "no_port": "knock_firewall_ports='' knockd_open_ports=''",
+    "one_port": "knock_firewall_ports=22 knockd_open_ports=22/tcp",
+    "two_ports": "knock_firewall_ports=22/tcp,2222/tcp knockd_open_ports=22/tcp,2222/tcp",
+    "commands": "knockd_preset=start_stop_commands knockd_open_ports=22/tcp,2222/tcp",
+    "more": "knock_firewall_policy=drop knock_firewall_open_ports=80/tcp,443/tcp knock_firewall_ports=22/tcp",
+    "a_way_out": "knock_firewall_escape_port=2222 knock_firewall_escape_from=198.18.7.7",
+}
+
+
+@pytest.fixture(scope="module")
+def run_of_lines(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The same over an inventory in INI format."""
+    common = "ansible_host=198.18.255.254 knock_sequence=%s" % GOOD
+    lines = {**{name: line for name, (line, _, _) in LINES.items()}, **FINE}
+    texts = ["%s %s %s" % (name, common, line) for name, line in lines.items()]
+    allowed = "[all:vars]\nknock_firewall_allowlist=%s\nansible_ssh_common_args=-o ConnectTimeout=1\n" % ALLOWED[0]
+    inventory = tmp_path_factory.mktemp("inventory") / "hosts"
+    inventory.write_text("[all]\n%s\n%s" % ("\n".join(texts), allowed))
+    command = ["ansible-playbook", "-i", str(inventory), "--forks", "4", str(ROOT / "playbooks" / "site.yml")]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+
+
+@pytest.mark.parametrize("host", LINES)
+def test_a_string_that_is_no_list_is_an_error_that_says_so(
+    host: str, run_of_lines: subprocess.CompletedProcess[str]
+) -> None:
+    _, named, cure = LINES[host]
+    (message,) = re.findall(r"^fatal: \[%s\]: FAILED! => (.*(?:\n .*|\n\})*)" % host, run_of_lines.stdout, re.MULTILINE)
+    assert named in message
+    assert cure in message.replace('\\"', '"')
+    assert "No host has been touched" not in message
+
+
+@pytest.mark.parametrize("host", FINE)
+def test_a_string_with_commas_is_a_list(host: str, run_of_lines: subprocess.CompletedProcess[str]) -> None:
+    messages = re.findall(r"^fatal: \[%s\]: (?:.*(?:\n .*|\n\})*)" % host, run_of_lines.stdout, re.MULTILINE)
+    assert not [message for message in messages if "No host has been touched" not in message]
+
+
+def test_hosts_of_a_client_that_are_no_list_are_an_error_that_says_so(tmp_path: Path) -> None:
+    inventory, playbook = tmp_path / "hosts", tmp_path / "play.yml"
+    host = "%s knock_sequence=" + GOOD
+    here = "localhost ansible_connection=local knock_client_hosts=web1,web2 ansible_python_interpreter="
+    inventory.write_text("\n".join([host % "web1", host % "web2", here + sys.executable, ""]))
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "roles": ["sesame.knock.knock_client"]}]))
+    command = ["ansible-playbook", "--check", "-i", str(inventory), str(playbook)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    (message,) = re.findall(r"^fatal: \[localhost\]: FAILED! => (.*(?:\n .*|\n\})*)", done.stdout, re.MULTILINE)
+    assert "knock_client_hosts" in message
+    assert 'write a list, ["web1", "web2"]' in message.replace('\\"', '"')
 
 
 @pytest.fixture(scope="module")
