@@ -22,8 +22,8 @@ options:
     description:
       - V(kept) copies O(paths), if O(unit) is running. An armed snapshot of an earlier run stays as it is, and its
         timer stops.
-      - V(armed) starts the timer, and V(disarmed) stops it. V(disarmed) fails if there is no snapshot, since the timer has
-        put the files back then.
+      - V(armed) starts the timer, and V(disarmed) stops it. V(disarmed) fails if there is no snapshot, since the timer
+        has put the files back then.
       - V(restored) puts the files back and restarts the unit at once, and V(dropped) forgets the snapshot.
       - Without a snapshot V(armed), V(restored) and V(dropped) do nothing.
     type: str
@@ -142,7 +142,7 @@ class Snapshot:
         self._disarm()
         if not self.is_there:
             raise Failure(
-                "nobody said in time that the new files work, so the host has put those of before back: run the play again"
+                "nobody said in time that the new files work, so the host has put back those of before. Run it again"
             )
         if os.path.exists(PLACE + "/armed"):
             os.unlink(PLACE + "/armed")
