@@ -39,7 +39,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "knockd_doors[0].sequence",
         "empty",
     ),
-    "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd.conf:", "ssh"),
+    "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd_open_ports: 'ssh'", "22/tcp"),
     "two_lines": ({"knock_sequence": GOOD, "knockd_tcpflags": "syn\nnonsense"}, "knockd.conf:", "nonsense"),
     "option_of_the_role": (
         {"knock_sequence": GOOD, "knockd_options": {"mark": "0x2000"}},
