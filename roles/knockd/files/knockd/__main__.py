@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import Callable, List, NoReturn
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: List[str]) -> int:
     given = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a door's name may be any bytes, in any locale
+            stream.reconfigure(errors="backslashreplace")
     options = Options(
         config=os.path.abspath(given.config),
         interfaces=tuple(name.strip() for item in given.interface for name in item.split(",") if name.strip()),

@@ -147,8 +147,8 @@ class Log:
                     self.open(self._path, self._use_syslog)  # someone has removed it
                 if self._file:
                     self._file.write("%s %s\n" % (time.strftime("[%Y-%m-%d %H:%M]"), text))
-            except OSError:
-                pass
+            except (OSError, ValueError):
+                pass  # a full disk; or the other thread has just closed it for a new one
         prints = self._foreground and (self._verbose or not (self._file or self._use_syslog))
         if self._use_syslog or (prints and self._prints_to_journal):
             # The journal, else any other syslog; standard output that is the journal anyway needs no second copy.
@@ -259,7 +259,7 @@ class _Names:
         if address not in self._known:
             try:
                 name = socket.gethostbyaddr(address)[0]
-            except OSError:
+            except (OSError, ValueError):  # no name; or no address, from a journal of doors that is not ours
                 name = address
             if len(self._known) >= LOOKUPS_WAITING:
                 self._known.clear()
