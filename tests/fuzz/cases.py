@@ -303,7 +303,7 @@ _VALUES = [
     *("/var/log/knockd.log", "eth0, any", "0x1000", "5", "0", "2.5", "-1", "1e9", "99999999999", "nan", "٣", ""),
     *("syn", "syn,!ack", "!syn,syn", "22/tcp", "22,60000-60010/udp", "0/tcp", "70000", "30-20", "ssh", "web"),
     *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.0/24, fd00:5e5a::/32", "198.18.0.7/24", "1/33"),
-    *("repeats, doors", "scans", "512", "250000", "/run/knockd/control", "none"),
+    *("repeats, doors", "scans", "names", "512", "250000", "/run/knockd/control", "none"),
     *("/etc/a\0b", "/etc/\udcff", "\0", "/etc/" + 300 * "x"),
     *("reset", "drop", "yes", "echo %IP% # not a comment", "x # a comment", "5,9,7", "1:sctp", ",,", "\ufeff", "\xa0"),
     *_SPELLINGS,

@@ -212,6 +212,13 @@ def test_classic_behaviour_is_named(value: str, words: set[str]) -> None:
     assert parse(f"[options]\nClassic = {value}\n", "k").classic == words
 
 
+def test_classic_names_is_warned_of() -> None:
+    settings = parse("[options]\nUseSyslog\nClassic = repeats, names\n" + DOOR, "k")
+    assert settings.classic == {"repeats", "names"}
+    (warning,) = settings.warnings
+    assert warning.startswith("k:3: ")
+
+
 def test_without_anything_said_nothing_is_classic() -> None:
     assert parse("", "k").classic == frozenset()
 
@@ -264,7 +271,7 @@ def test_how_many_knockers_are_remembered_is_a_number() -> None:
         ("[options]\nmark = 0x1001", 2, "'0x1001'"),
         ("[options]\nmark = 0", 2, "'0'"),
         ("[options]\nmark = many", 2, "'many'"),
-        ("[options]\nclassic = yes", 2, "'yes' is no classic behaviour: possible are doors, pairs, repeats, scans"),
+        ("[options]\nclassic = yes", 2, "'yes' is no classic behaviour: possible are doors, names, pairs, repeats, scans"),
         ("[options]\nclassic = scans doors", 2, "'scans doors'"),
         ("[options]\nclassic = scans,", 2, "''"),
         ("[options]\nstrays = -1", 2, "'-1'"),

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("-d", "--daemon", action="store_true", help="become a daemon")
     add("-c", "--config", default="/etc/knockd.conf", metavar="FILE", help="default: %(default)s")
     add("-D", "--debug", action="store_true", help="show every packet, knock ports included")
-    add("-l", "--lookup", action="store_true", help="look up host names for the log (may tell others who knocks)")
+    add("-l", "--lookup", action="store_true", help="look up host names of those who came in, for the log")
     add("-p", "--pidfile", metavar="FILE", help="with -d (default: the file's, or %s)" % DEFAULT_PID_FILE)
     add("-g", "--logfile", metavar="FILE", help="default: the file's, or standard output in the foreground")
     add("-v", "--verbose", action="store_true", help="show log lines on standard output as well")

@@ -35,6 +35,10 @@ LONGEST = 366 * 86400
 MOST_STRAYS = 512
 LEAST_KNOCKERS, MOST_KNOCKERS = 10, 10_000_000
 NO_CONTROL = "none"
+NAMES = (
+    "Classic = names: with -l, a stranger who owns the name server of his address sees which ports are knocked on, as it"
+    " is asked at the first right knock: leave names out"
+)
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
@@ -118,6 +122,10 @@ def parse(text: str, name: str) -> Settings:
         if section.name == "options":
             options.update(section.values)
 
+    classic = _read(options, "classic", name, _classic, Settings.classic)
+    if "names" in classic:
+        warnings.append("{}:{}: {}".format(name, options["classic"].line, NAMES))
+
     def path_of(key: str) -> str | None:
         return _read(options, key, name, _path, "") or None
 
@@ -131,7 +139,7 @@ def parse(text: str, name: str) -> Settings:
         guard_file=path_of("guard"),
         published=_read(options, "published", name, _one_of("no", "yes"), "no") == "yes",
         state_dir=path_of("state_dir"),
-        classic=_read(options, "classic", name, _classic, Settings.classic),
+        classic=classic,
         strays=_read(options, "strays", name, _strays, Settings.strays),
         knockers=_read(options, "knockers", name, _knockers, Settings.knockers),
         control=_read(options, "control", name, _control, None),

@@ -74,7 +74,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
-        self._commands.classic = "pairs" in settings.classic
+        self._be_classic(settings)
         self._lookout = Lookout(self._selector, log, self._refuse)
         self._control = Control(self._selector, self._answer)
         self._since = time.time()
@@ -97,6 +97,8 @@ class Daemon:
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
         self._log.say(self._tracker.guarantee())
+        if self._log.looks_up_names and "names" in self._settings.classic:
+            self._log.say("warning: %s" % config.NAMES)  # what --check says goes to standard error only
         versions = (4,) if self._options.only_ipv4 else (4, 6)
         self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
@@ -321,6 +323,10 @@ class Daemon:
         self._doors = doors
         gc.collect()
 
+    def _be_classic(self, settings: Settings) -> None:
+        self._commands.classic = "pairs" in settings.classic
+        self._log.ask_for_knocks("names" in settings.classic)
+
     def _reload(self) -> None:
         self._log.say("re-reading config file: %s" % self._options.config, "reload")
         self._notifier.reloading()
@@ -328,12 +334,12 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
-            self._tracker.classic = settings.classic
             if settings.knockers != self._settings.knockers:
                 self._tracker.remember(settings.knockers)
                 self._log.say(self._tracker.guarantee())
             self._settings = settings
-            self._commands.classic = "pairs" in settings.classic
+            self._tracker.classic = settings.classic
+            self._be_classic(settings)
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
         except Exception as error:
