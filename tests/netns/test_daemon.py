@@ -183,7 +183,7 @@ def looking_up(lab: Lab, config: str) -> Daemon:
     """A daemon with -l whose resolver is the server's own."""
     (lab.directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (lab.directory / "nsswitch.conf").write_text("hosts: dns\n")
-    own = "for name in resolv nsswitch; do mount --bind $0/$name.conf /etc/$name.conf; done; exec \"$@\""
+    own = 'for name in resolv nsswitch; do mount --bind $0/$name.conf /etc/$name.conf; done; exec "$@"'
     return lab.daemon(config, "-l", through=("unshare", "--mount", "sh", "-c", own, str(lab.directory)))
 
 
@@ -199,9 +199,7 @@ def test_no_name_server_hears_of_a_knock_before_the_door_opens(lab: Lab, name_se
     assert name_server.asked == [CLIENT]
 
 
-def test_classic_names_asks_at_the_first_knock_and_says_what_that_gives_away(
-    lab: Lab, name_server: NameServer
-) -> None:
+def test_classic_names_asks_at_the_first_knock_and_says_what_that_gives_away(lab: Lab, name_server: NameServer) -> None:
     classic = LONG.replace("[options]", "[options]\nClassic = names")
     daemon = looking_up(lab, classic)
     lab.knock("21001", source=STRANGER)
@@ -212,9 +210,10 @@ def test_classic_names_asks_at_the_first_knock_and_says_what_that_gives_away(
     daemon.await_log("%s: ssh: Stage 1" % CLIENT)
     assert name_server.asked == [STRANGER]
     (lab.directory / "classic").write_text(classic)
-    assert "%s:3: Classic = names: " % (lab.directory / "classic") in knockd(
-        lab, "--check", "-c", str(lab.directory / "classic")
-    ).stderr
+    assert (
+        "%s:3: Classic = names: " % (lab.directory / "classic")
+        in knockd(lab, "--check", "-c", str(lab.directory / "classic")).stderr
+    )
 
 
 # Interfaces.

@@ -209,7 +209,9 @@ ONCE = LONG.replace("sequence     = 21001:tcp,11003:tcp,31002:tcp", "one_time_se
 
 
 @pytest.mark.parametrize(
-    ("broken", "line"), [*((with_options(LONG, "%s = /et\0c" % key), 3) for key in PATHS), (ONCE, 6)], ids=[*PATHS, "once"]
+    ("broken", "line"),
+    [*((with_options(LONG, "%s = /et\0c" % key), 3) for key in PATHS), (ONCE, 6)],
+    ids=[*PATHS, "once"],
 )
 def test_a_nul_byte_in_a_path_is_an_error_of_its_line_at_start_with_check_and_at_hup(
     walled: Lab, broken: str, line: int

@@ -138,7 +138,9 @@ def test_a_nul_byte_in_an_option_is_an_error_of_its_line(key: str) -> None:
     assert fails("[options]\n%s = /run/kno\0ckd\n%s" % (key, DOOR)).startswith("knockd.conf:2: ")
 
 
-@pytest.mark.parametrize("line", ["one_time_sequences = /etc/o\0nce", "command = echo \0", "[s\0sh]", "\0", "open_ports\0=22"])
+@pytest.mark.parametrize(
+    "line", ["one_time_sequences = /etc/o\0nce", "command = echo \0", "[s\0sh]", "\0", "open_ports\0=22"]
+)
 def test_a_nul_byte_in_a_door_is_an_error_of_its_line(line: str) -> None:
     assert fails(DOOR + line + "\n").startswith("knockd.conf:4: ")
 
@@ -148,7 +150,7 @@ def test_a_nul_byte_in_a_comment_is_as_good_as_any_other() -> None:
 
 
 def test_a_nul_byte_in_a_guard_file_is_an_error_of_its_line() -> None:
-    with pytest.raises(ConfigError, match="^guard:2: "):
+    with pytest.raises(ConfigError, match=r"^guard:2: "):
         parse_guard("[ssh]\nports = 22/\0tcp\n", "guard")
 
 
@@ -271,7 +273,11 @@ def test_how_many_knockers_are_remembered_is_a_number() -> None:
         ("[options]\nmark = 0x1001", 2, "'0x1001'"),
         ("[options]\nmark = 0", 2, "'0'"),
         ("[options]\nmark = many", 2, "'many'"),
-        ("[options]\nclassic = yes", 2, "'yes' is no classic behaviour: possible are doors, names, pairs, repeats, scans"),
+        (
+            "[options]\nclassic = yes",
+            2,
+            "'yes' is no classic behaviour: possible are doors, names, pairs, repeats, scans",
+        ),
         ("[options]\nclassic = scans doors", 2, "'scans doors'"),
         ("[options]\nclassic = scans,", 2, "''"),
         ("[options]\nstrays = -1", 2, "'-1'"),

@@ -36,8 +36,8 @@ MOST_STRAYS = 512
 LEAST_KNOCKERS, MOST_KNOCKERS = 10, 10_000_000
 NO_CONTROL = "none"
 NAMES = (
-    "Classic = names: with -l, a stranger who owns the name server of his address sees which ports are knocked on, as it"
-    " is asked at the first right knock: leave names out"
+    "Classic = names: with -l, a stranger who owns the name server of his address sees which ports are knocked on, as"
+    " it is asked at the first right knock: leave names out"
 )
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 

@@ -5,9 +5,9 @@
 
 One thread, no polling: it sleeps until a packet, a link, a signal or a deadline.
 
-A turn of the loop has parts, and none of them ends the daemon: what one throws is told once (failures.py), and the others
-go on. Only the loop itself, when it can no longer ask the kernel what there is to do, ends it: then the table goes, with
-every hole, and systemd starts it anew.
+A turn of the loop has parts, and none of them ends the daemon: what one throws is told once (failures.py), and the
+others go on. Only the loop itself, when it can no longer ask the kernel what there is to do, ends it: then the table
+goes, with every hole, and systemd starts it anew.
 """
 
 from __future__ import annotations

@@ -57,5 +57,5 @@ def _calls(error: Exception) -> List[str]:
 def _kind(error: Exception) -> str:
     """`ValueError`, `OSError ENOSPC`."""
     name = type(error).__name__
-    number = getattr(error, "errno", None)
+    number = getattr(error, "errno", None) or 0
     return "%s %s" % (name, errno.errorcode[number]) if number in errno.errorcode else name

@@ -113,10 +113,10 @@ class Log:
         if self._names:
             self._names.stop()
 
-    def say(self, text: str, event: str = "", address: str = "", door: str = "") -> None:
-        """One line for the operator."""
+    def say(self, text: str, event: str = "", address: str = "", door: str = "", told: Optional[str] = None) -> None:
+        """One line for the operator; `told` is what watchers see of it, who may not read the configuration."""
         about = _About(event, address, door)
-        self._tell(text, about)
+        self._tell(text if told is None else told, about)
         self._write(text, about)
 
     def door(self, event: str, address: str, door: str, text: str) -> None:
