@@ -206,6 +206,7 @@ class Host:
             self.tracker.drop(knocker)
         begin, end = self.strays.changes(self.now)
         assert len(begin) + len(end) <= 8 * self.HISTORY
+        assert all(seconds > 0 for _source, seconds in begin), "the kernel would take 0 for ever"
         assert len(self.strays._watched) <= STRAYS_BOUND
 
     def _time_passes(self, source: Source) -> None:
@@ -302,7 +303,8 @@ _VALUES = [
     *("/var/log/knockd.log", "eth0, any", "0x1000", "5", "0", "2.5", "-1", "1e9", "99999999999", "nan", "٣", ""),
     *("syn", "syn,!ack", "!syn,syn", "22/tcp", "22,60000-60010/udp", "0/tcp", "70000", "30-20", "ssh", "web"),
     *("198.18.0.9", "fd00:5e5a::9", "fe80::1%eth0", "198.18.0.0/24, fd00:5e5a::/32", "198.18.0.7/24", "1/33"),
-    *("repeats, doors", "scans", "512", "250000", "/run/knockd/control", "none"),
+    *("repeats, doors", "scans", "names", "512", "250000", "/run/knockd/control", "none"),
+    *("/etc/a\0b", "/etc/\udcff", "\0", "/etc/" + 300 * "x"),
     *("reset", "drop", "yes", "echo %IP% # not a comment", "x # a comment", "5,9,7", "1:sctp", ",,", "\ufeff", "\xa0"),
     *_SPELLINGS,
     *_SPELLINGS[:3],
@@ -374,6 +376,7 @@ def check_settings(settings: Settings) -> None:
     for warning in settings.warnings:
         assert re.match(r"file:\d+: ", warning), warning
         check_message(warning, "".join("[%s]" % door.name for door in settings.doors))
+    check_paths(settings)
     for door in settings.doors:
         assert door.sequence or door.one_time_sequences
         assert all(1 <= knock.port <= 65535 for knock in door.sequence)
@@ -384,6 +387,14 @@ def check_settings(settings: Settings) -> None:
     for version in (4, 6):
         assert len(bpf.program(settings.doors, version)) <= 4096  # linux/bpf_common.h, BPF_MAXINSNS
     Tracker(settings.doors).observe(1.0, KNOCKERS[0], ME, TCP, 20113, SYN)
+
+
+def check_paths(settings: Settings) -> None:
+    """No path is worse than one that is not there."""
+    paths = [settings.log_file, settings.pid_file, settings.guard_file, settings.state_dir, settings.control]
+    for path in paths + [door.one_time_sequences for door in settings.doors]:
+        with contextlib.suppress(OSError):
+            os.lstat(path or "/")
 
 
 def check_guards(found: tuple[Guard, ...]) -> None:

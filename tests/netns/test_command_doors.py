@@ -228,11 +228,12 @@ def test_a_broken_entry_does_not_take_the_others_with_it(lab: Lab) -> None:
 
 
 def test_a_command_that_cannot_be_run_is_no_trouble(lab: Lab) -> None:
-    daemon = lab.daemon(door(600, start="echo " + 200_000 * "x", stop="echo a\0b"))
-    lab.knock(*KNOCKS)
-    daemon.await_log("job: cannot run the command")
-    lab.knock(*KNOCKS)
+    entry = {"address": CLIENT, "door": "job", "start": "true", "stop": "echo a\0b", "deadline": 0, "timeout": 1}
+    (lab.directory / "open-doors.json").write_text(json.dumps([entry]))  # in a configuration a NUL is an error
+    daemon = lab.daemon(door(600, start="echo " + 200_000 * "x"))
     daemon.await_log("job: cannot run the command: embedded null byte")
+    lab.knock(*KNOCKS)
+    daemon.await_log("job: cannot run the command: Argument list too long")
     assert "Traceback" not in daemon.log
     assert daemon.process.poll() is None
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -223,6 +225,58 @@ def test_the_socket_is_roots_and_its_groups(walled: Lab, place: str, path: str) 
     assert refused.returncode == 1 and "only root and the group" in refused.stderr
     for member in (("--regid=0", "--clear-groups"), ("--regid=65534", "--groups=7,0")):
         assert run(path, before=("setpriv", "--reuid=65534", *member)).returncode == 0
+
+
+CONTROL_GROUP, OWN_GROUP = "47011", "47012"
+"""Numbers do: no name has to exist."""
+
+
+def test_the_socket_and_what_the_daemon_reads_may_belong_to_two_groups(walled: Lab, place: str, path: str) -> None:
+    """As the unit has it: whoever may ask reads no sequence, and whoever reads may not ask."""
+    shutil.chown(place, group=int(CONTROL_GROUP))
+    daemon = walled.daemon(
+        LONG,
+        RUNTIME_DIRECTORY=place,
+        through=("setpriv", "--regid=" + CONTROL_GROUP, "--groups=" + OWN_GROUP),
+    )
+    shutil.chown(daemon.config, group=int(OWN_GROUP))
+    os.chmod(daemon.config, 0o640)
+    daemon.reload()
+    assert "keeping" not in daemon.log
+    status_of_it = os.stat(path)
+    assert (status_of_it.st_gid, stat.S_IMODE(status_of_it.st_mode)) == (int(CONTROL_GROUP), 0o660)
+
+    def member(group: str) -> tuple[str, ...]:
+        return ("setpriv", "--reuid=65534", "--regid=65534", "--groups=" + group)
+
+    assert run(path, before=member(CONTROL_GROUP)).returncode == 0
+    assert subprocess.run([*member(CONTROL_GROUP), "cat", daemon.config], capture_output=True).returncode
+    assert run(path, before=member(OWN_GROUP)).returncode == 1
+    os.chmod(place, 0o755)
+    os.chmod(path, 0o666)
+    assert "only root and the group" in run(path, before=member(OWN_GROUP)).stderr
+
+
+def test_no_watcher_sees_a_sequence_or_a_command_whatever_the_daemon_logs(walled: Lab, place: str, path: str) -> None:
+    (walled.directory / "once").write_text(" 10031,10033,70000\n 10021,10023,10022\n")
+    secret = "echo 13579 24680 >> DIR/done"
+    config = LONG + "[job]\none_time_sequences = DIR/once\nstart_command = %s\nstop_command = %s\n" % (secret, secret)
+    daemon = walled.daemon(config, "-D", RUNTIME_DIRECTORY=place)
+    with socket.socket(socket.AF_UNIX) as watcher:
+        watcher.settimeout(1)
+        watcher.connect(path)
+        watcher.sendall(b'{"command":"watch"}\n')
+        seen = watcher.recv(65536)
+        walled.knock(*KNOCKS)
+        walled.knock("10021", "10023", "10022")
+        daemon.await_log("running command: echo 13579", "ssh: OPEN SESAME", "packet: ")
+        daemon.reload(config.replace("[ssh]", "[ssh]\nsequence = 21001:tcp,11003:tcp,31002:tcp,70000"))
+        with contextlib.suppress(TimeoutError):
+            while more := watcher.recv(65536):
+                seen += more
+    shown = seen.decode() + knockctl(path) + knockctl(path, "--json")
+    assert "ssh: OPEN SESAME" in shown and "job: running command" in shown
+    assert not re.findall(r"\b(?:21001|11003|31002|100[23][123]|13579|24680)\b", shown)
 
 
 def test_without_systemd_there_is_a_socket_only_where_the_configuration_says(walled: Lab, path: str) -> None:

@@ -5,14 +5,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
+import struct
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .lab import CLIENT, KNOCKS, PACKAGE, SERVER, SERVER6, SSH, Lab, eventually, python, sleeps, stopped
+from .lab import (
+    CLIENT,
+    KNOCKS,
+    PACKAGE,
+    SERVER,
+    SERVER6,
+    SSH,
+    STRANGER,
+    Daemon,
+    Lab,
+    eventually,
+    python,
+    sleeps,
+    stopped,
+)
 
 LONG = SSH.format(open_timeout=600)
 
@@ -122,11 +141,79 @@ def test_a_log_that_cannot_be_written_does_not_stop_it(walled: Lab, path: str) -
     walled.opens()
 
 
-def test_names_are_looked_up_when_asked_for(lab: Lab) -> None:
-    daemon = lab.daemon(LONG, "-l")
+# Host names.
+
+
+class NameServer:
+    """Answers on the server's own port 53 that every address is `knocker.test`, and keeps whom it was asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.asked: list[str] = []
+        with lab.server:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                query, sender = self._socket.recvfrom(4096)
+                labels, place = [], 12  # RFC 1035, 4.1.2
+                while query[place]:
+                    labels.append(query[place + 1 : place + 1 + query[place]].decode())
+                    place += 1 + query[place]
+                self.asked.append(".".join(reversed(labels[:4])))
+                name = b"\x07knocker\x04test\0"
+                answer = b"\xc0\x0c\0\x0c\0\x01" + struct.pack("!IH", 60, len(name)) + name
+                head = query[:2] + b"\x84\0\0\x01\0\x01\0\0\0\0"
+                self._socket.sendto(head + query[12 : place + 5] + answer, sender)
+
+
+@pytest.fixture
+def name_server(lab: Lab) -> Iterator[NameServer]:
+    server = NameServer(lab)
+    yield server
+    server.close()
+
+
+def looking_up(lab: Lab, config: str) -> Daemon:
+    """A daemon with -l whose resolver is the server's own."""
+    (lab.directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (lab.directory / "nsswitch.conf").write_text("hosts: dns\n")
+    own = 'for name in resolv nsswitch; do mount --bind $0/$name.conf /etc/$name.conf; done; exec "$@"'
+    return lab.daemon(config, "-l", through=("unshare", "--mount", "sh", "-c", own, str(lab.directory)))
+
+
+def test_no_name_server_hears_of_a_knock_before_the_door_opens(lab: Lab, name_server: NameServer) -> None:
+    daemon = looking_up(lab, LONG)
+    lab.knock(*KNOCKS[:2], source=STRANGER)
+    daemon.await_log("%s: ssh: Stage 2" % STRANGER)
     lab.knock(*KNOCKS)
-    daemon.await_log("): ssh: OPEN SESAME")
-    assert "%s (" % CLIENT in daemon.log
+    daemon.await_log("%s: ssh: Stage 1" % CLIENT, "%s (knocker.test): ssh: OPEN SESAME" % CLIENT)
+    lab.knock("21001")
+    daemon.await_log("%s (knocker.test): ssh: Stage 1" % CLIENT)
+    daemon.await_log("%s: ssh: sequence timeout" % STRANGER)
+    assert name_server.asked == [CLIENT]
+
+
+def test_classic_names_asks_at_the_first_knock_and_says_what_that_gives_away(lab: Lab, name_server: NameServer) -> None:
+    classic = LONG.replace("[options]", "[options]\nClassic = names")
+    daemon = looking_up(lab, classic)
+    lab.knock("21001", source=STRANGER)
+    daemon.await_log("%s (knocker.test): ssh: Stage 1" % STRANGER, "\nwarning: Classic = names: ")
+    assert name_server.asked == [STRANGER]
+    daemon.reload(LONG)
+    lab.knock("21001")
+    daemon.await_log("%s: ssh: Stage 1" % CLIENT)
+    assert name_server.asked == [STRANGER]
+    (lab.directory / "classic").write_text(classic)
+    assert (
+        "%s:3: Classic = names: " % (lab.directory / "classic")
+        in knockd(lab, "--check", "-c", str(lab.directory / "classic")).stderr
+    )
 
 
 # Interfaces.

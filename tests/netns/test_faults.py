@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -38,6 +39,7 @@ from .lab import (
     eventually,
     python,
     run,
+    stopped,
 )
 
 LONG = SSH.format(open_timeout=600)
@@ -202,6 +204,56 @@ def test_a_state_directory_that_is_removed_stops_nothing(walled: Lab) -> None:
     assert daemon.terminate() == 0
 
 
+PATHS = ["LogFile", "PidFile", "Guard", "State_Dir", "Control", "Interface"]
+ONCE = LONG.replace("sequence     = 21001:tcp,11003:tcp,31002:tcp", "one_time_sequences = /etc/on\0ce")
+
+
+@pytest.mark.parametrize(
+    ("broken", "line"),
+    [*((with_options(LONG, "%s = /et\0c" % key), 3) for key in PATHS), (ONCE, 6)],
+    ids=[*PATHS, "once"],
+)
+def test_a_nul_byte_in_a_path_is_an_error_of_its_line_at_start_with_check_and_at_hup(
+    walled: Lab, broken: str, line: int
+) -> None:
+    config = walled.directory / "broken.conf"
+    config.write_text(broken)
+    for asked in (knockd(walled, "--check", "-c", str(config)), knockd(walled, "-i", "eth0", "-c", str(config))):
+        assert (asked.returncode, asked.stderr.count("\n")) == (1, 1)
+        assert asked.stderr.startswith("knockd: %s:%d: " % (config, line))
+    daemon = walled.daemon(LONG)
+    daemon.reload(broken)
+    assert "keeping the old configuration: %s:%d: " % (daemon.config, line) in daemon.log
+    walled.knock(*KNOCKS)
+    walled.opens()
+
+
+def test_a_nul_byte_in_the_guard_file_keeps_the_old_guard(walled: Lab) -> None:
+    guard = walled.directory / "guard"
+    guard.write_text("[ssh]\nports = 22/tcp\n")
+    daemon = walled.daemon(with_options(LONG, "Guard = DIR/guard"))
+    before = walled.server.run("nft", "list", "table", "inet", "knockd")
+    guard.write_text("[ssh]\nports = 80/tcp\nallow = \0\n")
+    daemon.reload()
+    assert "keeping the old configuration: %s:3: " % guard in daemon.log
+    assert walled.server.run("nft", "list", "table", "inet", "knockd") == before
+
+
+def test_a_nul_byte_in_a_file_of_one_time_sequences_spoils_its_own_line_only(walled: Lab) -> None:
+    (walled.directory / "once").write_bytes(b" 10031,\x0010033,10032\n 10021,10023,10022\n\0\n")
+    walled.daemon(one_time(LONG, "DIR/once"))
+    walled.knock(*ONCE_KNOCKS)
+    walled.opens()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_door_may_have_any_name_in_any_locale(walled: Lab, encoding: str) -> None:
+    config = walled.directory / "named.conf"
+    config.write_bytes(LONG.encode().replace(b"[ssh]", b"[\xc5\xbe\xff]"))
+    asked = knockd(walled, "--check", "-c", str(config), PYTHONIOENCODING=encoding)
+    assert asked.returncode == 0, asked.stderr
+
+
 def test_a_pid_file_that_cannot_be_written_is_an_error_and_leaves_nothing_behind(walled: Lab) -> None:
     config = walled.directory / "knockd.conf"
     config.write_text(LONG)
@@ -212,12 +264,16 @@ def test_a_pid_file_that_cannot_be_written_is_an_error_and_leaves_nothing_behind
     eventually(lambda: "knockd" not in walled.server.run("nft", "list", "ruleset"))
 
 
-def knockd(lab: Lab, *arguments: str, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def knockd(
+    lab: Lab, *arguments: str, through: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         lab.server.command(*through, python(), "-m", "knockd", *arguments),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**own, **environment},
         capture_output=True,
         text=True,
+        errors="replace",
     )
 
 
@@ -349,6 +405,112 @@ def test_a_step_of_the_clock_moves_no_deadline(walled: Lab, step: float) -> None
         walled.closes()
     finally:
         time.clock_settime(time.CLOCK_REALTIME, time.time() - step)
+
+
+# A turn that takes long, and one that fails.
+
+SHORT = SSH.format(open_timeout=600).replace("seq_timeout  = 5", "seq_timeout  = {window}")
+
+
+def with_windows(window: float) -> str:
+    """A native door and a command door with so short a window."""
+    job = JOB.format(timeout=600).replace("tcpflags ", "seq_timeout = %s\n    tcpflags " % window)
+    return with_options(SHORT.format(window=window) + job, "State_Dir = DIR/state")
+
+
+def test_a_disk_that_stalls_for_longer_than_two_windows_stops_nothing(walled: Lab) -> None:
+    state = walled.directory / "state"
+    state.mkdir()
+    journal = state / "open-doors.json.new"
+    os.mkfifo(journal)  # whoever opens it waits until somebody reads
+    daemon = walled.daemon(with_windows(1))
+    walled.knock(*JOB_KNOCKS)
+    daemon.await_log("job: OPEN SESAME")
+    assert not done(walled), "its disk stalls before the command runs"
+    time.sleep(3)
+    with open(journal, "rb", buffering=0):
+        eventually(lambda: done(walled) == ["start"])
+        walled.knock(*KNOCKS)
+        walled.opens()
+    assert "Traceback" not in daemon.log and daemon.process.poll() is None
+
+
+def test_thousands_of_replays_at_a_command_door_stop_nothing(walled: Lab) -> None:
+    (walled.directory / "state").mkdir()
+    config = with_windows(0.005)
+    daemon = walled.daemon(config)
+    with stopped(daemon):  # all of them wait, for one turn
+        for _ in range(1000):
+            walled.knock(*JOB_KNOCKS)
+    daemon.await_log("job: OPEN SESAME")
+    daemon.reload(config.replace("0.005", "5"))
+    walled.knock(*KNOCKS)
+    walled.opens()
+    assert "Traceback" not in daemon.log and daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("key", ["seq_timeout", "cmd_timeout"])
+def test_a_time_of_months_stops_nothing(walled: Lab, key: str) -> None:
+    """epoll_wait(2) takes no more than 25 days."""
+    (walled.directory / "state").mkdir()
+    daemon = walled.daemon(re.sub(r"%s *= .*" % key, "%s = %d" % (key, 300 * 86400), with_windows(1)))
+    walled.knock(*JOB_KNOCKS)
+    eventually(lambda: done(walled) == ["start"])
+    time.sleep(2)  # nothing else is due any more
+    walled.knock(*KNOCKS)
+    walled.opens()
+    assert daemon.process.poll() is None, daemon.log
+
+
+PARTS = [
+    *("strays.Strays.changes", "strays.Strays.progress", "tracker.Tracker.expire", "tracker.Tracker.next_deadline"),
+    *("commands.Commands.expire", "commands.Commands.reap", "capture.Capture.on_time", "capture.Capture.next_deadline"),
+    *("capture.Capture.pause", "control.Control.expire", "lookout.Lookout.due", "lookout.Lookout.next_deadline"),
+    *("log.Log.progress", "log.Log.withheld", "links.Links.read", "notify.Notifier.alive"),
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_of_a_turn_may_fail_without_the_others(walled: Lab, part: str) -> None:
+    """Each time, from the first knock on; with a message that holds a sequence."""
+    injected = walled.directory / "injected"
+    injected.mkdir()
+    module, name, method = part.split(".")
+    (injected / "sitecustomize.py").write_text(
+        "import os, knockd.%s as module\n"
+        "def fails(*arguments):\n"
+        "    if os.path.exists(%r):\n"
+        "        raise ValueError('21001:tcp,11003:tcp,31002:tcp')\n"
+        "    return works(*arguments)\n"
+        "works = module.%s.%s\n"
+        "module.%s.%s = fails\n" % (module, str(injected / "now"), name, method, name, method)
+    )
+    daemon = walled.daemon(
+        LONG + JOB.format(timeout=600), PYTHONPATH="%s:%s" % (injected, PACKAGE), WATCHDOG_USEC="400000"
+    )
+    (injected / "now").touch()
+    walled.server.ip("link", "set", "lo", "mtu", "9000")  # news for Links
+    walled.knock(*JOB_KNOCKS)
+    eventually(lambda: done(walled) == ["start"])
+    walled.knock(*KNOCKS)
+    walled.opens()
+    daemon.await_log("ValueError at ")
+    before = processor_time(daemon)
+    time.sleep(1)
+    assert processor_time(daemon) - before < 0.5, "what fails each time keeps it busy"
+    walled.knock(*KNOCKS, source=STRANGER)
+    walled.opens(source=STRANGER)
+    (told,) = [line for line in daemon.log.splitlines() if "ValueError" in line]
+    assert re.search(r"\b[a-z_]+\.py:\d+", told)
+    assert not [port for port in KNOCKS if port in told]
+    assert "Traceback" not in daemon.log
+    assert daemon.terminate() == 0
+
+
+def processor_time(daemon: Daemon) -> float:
+    """Seconds."""
+    fields = Path("/proc/%d/stat" % daemon.pid).read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # Floods, garbage and crashes.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,10 +97,57 @@ def test_knockctl_lets_in_and_out(host: Host, server: Server) -> None:
 
 def test_only_root_and_the_group_may_ask(host: Host) -> None:
     assert (host.file("/run/knockd").mode, host.file("/run/knockd/control").mode) == (0o750, 0o660)
-    assert host.file("/run/knockd/control").group == "knockd"
-    refused = host.run("runuser -u nobody -- /usr/local/sbin/knockctl open %s", NOBODY)
-    assert refused.rc == 1 and "use sudo" in refused.stderr
-    host.check_output("runuser -u nobody --group nogroup --supp-group knockd -- /usr/local/sbin/knockctl status")
+    assert host.file("/run/knockd").group == host.file("/run/knockd/control").group == "knockctl"
+    for nobody in ("runuser -u nobody --", "runuser -u nobody --group nogroup --supp-group knockd --"):
+        refused = host.run(nobody + " /usr/local/sbin/knockctl open %s", NOBODY)
+        assert refused.rc == 1 and "use sudo" in refused.stderr
+    host.check_output("runuser -u nobody --group nogroup --supp-group knockctl -- /usr/local/sbin/knockctl status")
+
+
+def test_people_of_the_daemon_s_own_group_were_moved_to_the_group_of_knockctl(host: Host) -> None:
+    """Kim was in it, and an account that is gone: prepare.yml."""
+    members = {group: host.check_output("getent group %s", group).split(":")[3] for group in ("knockd", "knockctl")}
+    assert members == {"knockd": "", "knockctl": "kim"}
+    host.check_output("runuser -u kim -- /usr/local/sbin/knockctl status")
+
+
+def test_whoever_may_use_knockctl_reads_no_sequence(host: Host, server: Server) -> None:
+    """Neither a file, nor the journal, nor a process, nor what knockctl says."""
+    server.knock(server.ipv4)
+    ports = "|".join(str(knock.port) for knock in server.sequence)
+    assert host.run("grep -qE '%s' /etc/knockd.conf" % ports).rc == 0
+    pid = show(host, "MainPID")
+    places = "/etc /run /var /usr/local /tmp /root /proc/%s /proc/%s/task/%s" % (pid, pid, pid)
+    kim = "runuser -u kim --group kim --supp-group knockctl -- "
+    found = host.run(
+        kim + "find %s -maxdepth 8 -type f -readable -exec grep -lswE '%s' {} +" % (places, ports)
+    ).stdout.splitlines()
+    assert found == []
+    for command in (
+        "/usr/local/sbin/knockctl --json",
+        "timeout 3 /usr/local/sbin/knockctl watch",
+        "journalctl -u knockd",
+    ):
+        said = host.run(kim + command)
+        assert not re.search(r"\b(%s)\b" % ports, said.stdout + said.stderr), command
+
+
+def test_knockctl_s_group_may_ask_also_where_the_daemon_is_root(host: Host) -> None:
+    """As with command doors, by the drop-in of the role itself."""
+    drop_in = "/run/systemd/system/knockd.service.d/commands.conf"
+    template = (Path(__file__).parents[3] / "roles/knockd/templates/commands.conf.j2").read_text()
+    text = "\n".join(line for line in template.splitlines() if not line.startswith("#"))
+    host.check_output("mkdir -p $(dirname %s) && printf '%%s\\n' %s > %s", drop_in, text, drop_in)
+    try:
+        host.check_output("systemctl daemon-reload && systemctl restart knockd")
+        await_ready(host)
+        assert host.check_output("ps -o user=,group= -p %s", show(host, "MainPID")).split() == ["root", "knockctl"]
+        host.check_output("runuser -u kim -- /usr/local/sbin/knockctl status")
+        assert host.file("/run/knockd/control").group == "knockctl"
+        assert host.run("runuser -u nobody --group nogroup --supp-group knockd -- /usr/local/sbin/knockctl").rc == 1
+    finally:
+        host.check_output("rm %s && systemctl daemon-reload && systemctl restart knockd", drop_in)
+        await_ready(host)
 
 
 def test_the_journal_has_fields_and_the_classic_line(host: Host, server: Server) -> None:

@@ -130,6 +130,37 @@ def test_a_command_with_any_bytes_runs_as_written(tmp_path: Path) -> None:
     assert door.start_command.encode("utf-8", "surrogateescape") == b"echo \xff \xc3\xbc \xc2\xa0"
 
 
+KEYS_OF_TEXT = ["LogFile", "PidFile", "Guard", "State_Dir", "Control", "Interface"]
+
+
+@pytest.mark.parametrize("key", KEYS_OF_TEXT)
+def test_a_nul_byte_in_an_option_is_an_error_of_its_line(key: str) -> None:
+    assert fails("[options]\n%s = /run/kno\0ckd\n%s" % (key, DOOR)).startswith("knockd.conf:2: ")
+
+
+@pytest.mark.parametrize(
+    "line", ["one_time_sequences = /etc/o\0nce", "command = echo \0", "[s\0sh]", "\0", "open_ports\0=22"]
+)
+def test_a_nul_byte_in_a_door_is_an_error_of_its_line(line: str) -> None:
+    assert fails(DOOR + line + "\n").startswith("knockd.conf:4: ")
+
+
+def test_a_nul_byte_in_a_comment_is_as_good_as_any_other() -> None:
+    assert len(parse("# \0\n" + DOOR, "k").doors) == 1
+
+
+def test_a_nul_byte_in_a_guard_file_is_an_error_of_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"^guard:2: "):
+        parse_guard("[ssh]\nports = 22/\0tcp\n", "guard")
+
+
+@pytest.mark.parametrize("key", KEYS_OF_TEXT[:5])
+def test_a_path_that_the_locale_cannot_write_is_an_error_of_its_line(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsencode", lambda text: text.encode("iso-8859-1"))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso-8859-1")
+    assert fails("[options]\n%s = /run/\u017e\n%s" % (key, DOOR)).startswith("knockd.conf:2: ")
+
+
 def test_inline_comments_are_left_out_with_a_warning() -> None:
     settings = parse(
         "[options]  # général\nlogfile = /var/log/knockd.log   #note\nUseSyslog # too\n"
@@ -181,6 +212,13 @@ def test_without_anything_said_the_mark_is_the_documented_one() -> None:
 )
 def test_classic_behaviour_is_named(value: str, words: set[str]) -> None:
     assert parse(f"[options]\nClassic = {value}\n", "k").classic == words
+
+
+def test_classic_names_is_warned_of() -> None:
+    settings = parse("[options]\nUseSyslog\nClassic = repeats, names\n" + DOOR, "k")
+    assert settings.classic == {"repeats", "names"}
+    (warning,) = settings.warnings
+    assert warning.startswith("k:3: ")
 
 
 def test_without_anything_said_nothing_is_classic() -> None:
@@ -235,7 +273,11 @@ def test_how_many_knockers_are_remembered_is_a_number() -> None:
         ("[options]\nmark = 0x1001", 2, "'0x1001'"),
         ("[options]\nmark = 0", 2, "'0'"),
         ("[options]\nmark = many", 2, "'many'"),
-        ("[options]\nclassic = yes", 2, "'yes' is no classic behaviour: possible are doors, pairs, repeats, scans"),
+        (
+            "[options]\nclassic = yes",
+            2,
+            "'yes' is no classic behaviour: possible are doors, names, pairs, repeats, scans",
+        ),
         ("[options]\nclassic = scans doors", 2, "'scans doors'"),
         ("[options]\nclassic = scans,", 2, "''"),
         ("[options]\nstrays = -1", 2, "'-1'"),

@@ -122,6 +122,15 @@ def test_who_knocks_is_watched_once_a_window(strays: Strays) -> None:
     assert strays.changes(11) == ([], [])
 
 
+@pytest.mark.parametrize("late", [20, 20.5, 3600])
+def test_nobody_is_watched_for_a_time_that_is_over(strays: Strays, late: float) -> None:
+    """As after a turn that has waited for a disk: to the kernel 0 is for ever, and less does not fit into a message."""
+    strays.progress(0, ME, STRONG, 1)
+    assert strays.changes(late) == ([], [])
+    strays.progress(late, ME, STRONG, 1)
+    assert strays.changes(late) == ([(ME, 20)], [])
+
+
 def address(number: int) -> bytes:
     return number.to_bytes(4, "big")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import Callable, List, NoReturn
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("-d", "--daemon", action="store_true", help="become a daemon")
     add("-c", "--config", default="/etc/knockd.conf", metavar="FILE", help="default: %(default)s")
     add("-D", "--debug", action="store_true", help="show every packet, knock ports included")
-    add("-l", "--lookup", action="store_true", help="look up host names for the log (may tell others who knocks)")
+    add("-l", "--lookup", action="store_true", help="look up host names of those who came in, for the log")
     add("-p", "--pidfile", metavar="FILE", help="with -d (default: the file's, or %s)" % DEFAULT_PID_FILE)
     add("-g", "--logfile", metavar="FILE", help="default: the file's, or standard output in the foreground")
     add("-v", "--verbose", action="store_true", help="show log lines on standard output as well")
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: List[str]) -> int:
     given = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a door's name may be any bytes, in any locale
+            stream.reconfigure(errors="backslashreplace")
     options = Options(
         config=os.path.abspath(given.config),
         interfaces=tuple(name.strip() for item in given.interface for name in item.split(",") if name.strip()),

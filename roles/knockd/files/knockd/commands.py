@@ -201,7 +201,8 @@ class Commands:
 
     def _run(self, pair: _Pair, command: str) -> bool:
         address, door = pair.key.address, pair.key.door
-        self._log.say("%s: running command: %s" % (door, command), "command", address, door)
+        said = "%s: running command" % door
+        self._log.say("%s: %s" % (said, command), "command", address, door, told=said)
         try:
             # A session of its own: what the command leaves running does not get our terminal's signals.
             # Every descriptor of ours is close-on-exec; Python ignores SIGPIPE, commands do not expect that.

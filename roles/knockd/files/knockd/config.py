@@ -13,7 +13,9 @@ sequence: they go to logs.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -33,6 +35,10 @@ LONGEST = 366 * 86400
 MOST_STRAYS = 512
 LEAST_KNOCKERS, MOST_KNOCKERS = 10, 10_000_000
 NO_CONTROL = "none"
+NAMES = (
+    "Classic = names: with -l, a stranger who owns the name server of his address sees which ports are knocked on, as"
+    " it is asked at the first right knock: leave names out"
+)
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}  # RFC 9293, 3.1
 
 ALIASES = {"timeout": "seq_timeout", "command": "start_command", "command_6": "start_command_6"}
@@ -116,20 +122,24 @@ def parse(text: str, name: str) -> Settings:
         if section.name == "options":
             options.update(section.values)
 
-    def text_of(key: str) -> str | None:
-        return options[key].text if key in options else None
+    classic = _read(options, "classic", name, _classic, Settings.classic)
+    if "names" in classic:
+        warnings.append("{}:{}: {}".format(name, options["classic"].line, NAMES))
+
+    def path_of(key: str) -> str | None:
+        return _read(options, key, name, _path, "") or None
 
     return Settings(
         doors=doors,
         interfaces=tuple(re.split(r"[\s,]+", options["interface"].text)) if "interface" in options else (),
         use_syslog="usesyslog" in options,
-        log_file=text_of("logfile"),
-        pid_file=text_of("pidfile"),
+        log_file=path_of("logfile"),
+        pid_file=path_of("pidfile"),
         mark=_read(options, "mark", name, _mark, Settings.mark),
-        guard_file=text_of("guard"),
+        guard_file=path_of("guard"),
         published=_read(options, "published", name, _one_of("no", "yes"), "no") == "yes",
-        state_dir=text_of("state_dir"),
-        classic=_read(options, "classic", name, _classic, Settings.classic),
+        state_dir=path_of("state_dir"),
+        classic=classic,
         strays=_read(options, "strays", name, _strays, Settings.strays),
         knockers=_read(options, "knockers", name, _knockers, Settings.knockers),
         control=_read(options, "control", name, _control, None),
@@ -190,6 +200,8 @@ def _sections(text: str, name: str, keys: Callable[[str], tuple[str, ...]], warn
         line = raw.strip(_BLANKS)
         if not line or line.startswith("#"):
             continue
+        if "\0" in line:
+            raise ConfigError(name, number, "this line holds a NUL byte, which no path, name or command can: remove it")
         header = _header(line)
         if header is not None:
             if header != line[1:-1]:
@@ -274,7 +286,7 @@ def _door(section: _Section, name: str, warnings: list[str]) -> Door:
         stop_command=values["stop_command"].text or None if "stop_command" in values else None,
         stop_command_6=values["stop_command_6"].text if "stop_command_6" in values else None,
         cmd_timeout=_read(values, "cmd_timeout", name, _seconds, Door.cmd_timeout),
-        one_time_sequences=values["one_time_sequences"].text if "one_time_sequences" in values else None,
+        one_time_sequences=_read(values, "one_time_sequences", name, _path, "") or None,
         line=section.line,
     )
 
@@ -417,12 +429,21 @@ def _number(text: str, of: str, least: int, most: int) -> int:
     return int(text)
 
 
+def _path(text: str) -> str:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise ValueError(f"the locale's encoding, {encoding}, cannot write this path: set LC_ALL=C.UTF-8") from None
+    return text
+
+
 def _control(text: str) -> str:
     if text.lower() == NO_CONTROL:
         return NO_CONTROL
     if not text.startswith("/"):
         raise ValueError(f"{_quoted(text)} is no path: write one from / on, or none")
-    return text
+    return _path(text)
 
 
 def _tcpflags(text: str) -> TcpFlags:

@@ -9,7 +9,8 @@ Clients cannot hold up the daemon: every socket is non-blocking, a request has R
 there are at most CLIENTS of them, and a watcher that does not keep up is let go at BACKLOG bytes.
 
 Who may ask is said twice: by the modes of the socket and its directory, and by the kernel's word on the peer
-(SO_PEERCRED): root, the daemon's own user, and members of the daemon's group.
+(SO_PEERCRED): root, the daemon's own user, and members of the group that the daemon runs with. Under systemd that is
+knockctl; what only the daemon may read belongs to another group, which it has as a supplementary one.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Control:
         connection.setblocking(False)
         refusal = None
         if not _may_ask(connection):
-            refusal = "only root and the group of the daemon may ask"
+            refusal = "only root and the group that the daemon runs with may ask"
         elif len(self._clients) >= CLIENTS:
             refusal = "%d others are asking or watching already: try again" % CLIENTS
         if refusal:

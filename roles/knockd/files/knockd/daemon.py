@@ -4,23 +4,29 @@
 """The event loop: who is told what, and when.
 
 One thread, no polling: it sleeps until a packet, a link, a signal or a deadline.
+
+A turn of the loop has parts, and none of them ends the daemon: what one throws is told once (failures.py), and the
+others go on. Only the loop itself, when it can no longer ask the kernel what there is to do, ends it: then the table
+goes, with every hole, and systemd starts it anew.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import selectors
 import signal
 import socket
 import time
 from dataclasses import replace
-from typing import Any, Dict, Iterable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple, TypeVar
 
 from . import __version__, config, console, one_time
 from .capture import Capture, CaptureError
 from .commands import Commands
 from .control import Control, ControlError
+from .failures import Failures
 from .kernel import KernelError, Table
 from .links import Links
 from .log import Log
@@ -31,12 +37,18 @@ from .packet import Packet, text
 from .strays import FLOOD
 from .tracker import Tracker
 
+T = TypeVar("T")
+
 DEFAULT_INTERFACE = "eth0"
 
 FEW_SEQUENCES = 3
 """One-time sequences that are left when the log begins to say so."""
 PATIENCE = 10.0
 """Seconds that the last stop commands may take at the end; the journal keeps what is not done by then."""
+LONGEST_SLEEP = 3600.0
+"""Seconds; a deadline may be a year away, and epoll_wait(2) takes 25 days."""
+REST = 0.05
+"""Seconds for which the loop rests after a turn in which something failed: it may fail in each, and at once."""
 
 
 class Options(NamedTuple):
@@ -57,11 +69,12 @@ class Daemon:
         self._settings = settings
         self._doors = settings.doors
         self._log = log
+        self._failures = Failures(log)
         self._notifier = Notifier()
         self._selector = selectors.DefaultSelector()
         self._table: Optional[Table] = None
         self._commands = Commands(log)
-        self._commands.classic = "pairs" in settings.classic
+        self._be_classic(settings)
         self._lookout = Lookout(self._selector, log, self._refuse)
         self._control = Control(self._selector, self._answer)
         self._since = time.time()
@@ -84,6 +97,8 @@ class Daemon:
         self._selector.register(self._links, selectors.EVENT_READ, self._on_links)
         self._log.say("starting up, listening on %s" % ",".join(self._interfaces()), "start")
         self._log.say(self._tracker.guarantee())
+        if self._log.looks_up_names and "names" in self._settings.classic:
+            self._log.say("warning: %s" % config.NAMES)  # what --check says goes to standard error only
         versions = (4,) if self._options.only_ipv4 else (4, 6)
         self._capture = Capture(self._selector, self._doors, self._on_packets, self._log.say, versions)
         self._follow()
@@ -96,16 +111,37 @@ class Daemon:
         """Serves until INT or TERM, then closes everything."""
         gc.disable()  # a third of the time under a flood; only new doors leave cycles behind, and `_use` collects those
         self._notifier.ready(self._status())
+        parts = (
+            *(self._expire_knockers, self._commands.expire, self._capture.on_time, self._control.expire),
+            *(self._open_settled, self._feed_watchdog, self._gather),
+        )
+        failures = self._failures
         try:
             while not self._stopping:
+                # As `_try` does, without a call for each part: this is the way of every packet.
                 for key, _events in self._selector.select(self._timeout()):
-                    key.data(key.fileobj)
-                self._on_time(time.monotonic())
-                pause = self._capture.pause()
-                if pause:
-                    time.sleep(pause)
+                    try:
+                        key.data(key.fileobj)
+                    except Exception as error:
+                        failures.tell(error)
+                for part in parts:
+                    try:
+                        part(time.monotonic())  # anew: the part before may have waited for a disk
+                    except Exception as error:
+                        failures.tell(error)
+                if failures.fresh:
+                    failures.fresh = False
+                    time.sleep(REST)
         finally:
             self._shut_down()
+
+    def _try(self, work: Callable[..., T], *arguments: object) -> Optional[T]:
+        """Does one part of a turn; None if that fails."""
+        try:
+            return work(*arguments)
+        except Exception as error:
+            self._failures.tell(error)
+            return None
 
     # What wakes us.
 
@@ -116,14 +152,21 @@ class Daemon:
         observe = self._tracker.observe
         if self._log.debugging:
             packets = map(self._shown, packets)
-        for protocol, source, destination, port, flags in packets:
-            events = observe(now, source, destination, protocol, port, flags)
-            if events:
-                self._tell(now, events)
+        left = iter(packets)
+        while True:
+            try:
+                for protocol, source, destination, port, flags in left:
+                    events = observe(now, source, destination, protocol, port, flags)
+                    if events:
+                        self._tell(now, events)
+                        now = time.monotonic()  # a command or a disk may have taken its time
+                return
+            except Exception as error:
+                self._failures.tell(error)  # those behind this packet count
 
     def _begin_second(self, second: int) -> None:
         """A flood of first knocks is told for the first part of each second only."""
-        self._log.withheld(self._tracker.untold - self._untold)
+        self._try(self._log.withheld, self._tracker.untold - self._untold)
         self._second, self._firsts, self._untold = second, 0, self._tracker.untold
         self._tracker.tells_first = True
 
@@ -134,6 +177,9 @@ class Daemon:
 
     def _on_links(self, _links: Links) -> None:
         self._links.read()
+        self._on_links_changed()
+
+    def _on_links_changed(self) -> None:
         try:
             self._follow()
         except CaptureError as error:
@@ -141,63 +187,77 @@ class Daemon:
 
     def _on_signal(self, wakeup: socket.socket) -> None:
         signals = set(wakeup.recv(4096))
-        if signal.SIGCHLD in signals:
-            self._commands.reap(time.monotonic())
-        if signal.SIGHUP in signals:
-            self._reload()
         if signals & {signal.SIGINT, signal.SIGTERM}:
             self._stopping = True
+        if signal.SIGCHLD in signals:
+            self._try(self._commands.reap, time.monotonic())
+        if signal.SIGHUP in signals:
+            self._reload()
 
-    def _on_time(self, now: float) -> None:
+    def _expire_knockers(self, now: float) -> None:
         self._tell(now, self._tracker.expire(now))
-        self._commands.expire(now)
-        self._capture.on_time(now)
-        self._control.expire(now)
+
+    def _open_settled(self, now: float) -> None:
         for source, door in self._lookout.due(now):
             if door in self._doors:
-                self._open(now, source, door)
+                self._try(self._open, source, door)
+
+    def _feed_watchdog(self, now: float) -> None:
         if self._notifier.interval and now >= self._alive_at:
-            self._notifier.alive()
             self._alive_at = now + self._notifier.interval
+            self._notifier.alive()
+
+    def _gather(self, _now: float) -> None:
+        pause = self._capture.pause()
+        if pause:
+            time.sleep(pause)
 
     def _timeout(self) -> Optional[float]:
-        rooms = (self._tracker, self._commands, self._capture, self._lookout, self._control)
-        deadlines = [room.next_deadline() for room in rooms]
-        if self._notifier.interval:
-            deadlines.append(self._alive_at)
-        due = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        return None if due is None else max(0.0, due - time.monotonic())
+        due = self._alive_at if self._notifier.interval else math.inf
+        for room in (self._tracker, self._commands, self._capture, self._lookout, self._control):
+            try:
+                deadline = room.next_deadline()
+            except Exception as error:
+                self._failures.tell(error)
+                deadline = time.monotonic() + 1
+            if deadline is not None and deadline < due:
+                due = deadline
+        return None if due == math.inf else min(max(0.0, due - time.monotonic()), LONGEST_SLEEP)
 
     # What it means.
 
     def _tell(self, now: float, events: Iterable[Event]) -> None:
         for event in events:
-            if self._lookout.ignores(now, event.source):
-                self._tracker.drop(event.source)
-            elif isinstance(event, Stage):
-                self._knocks += 1
-                if event.number == 1:
-                    self._firsts += 1
-                    self._tracker.tells_first = self._firsts < FLOOD
-                self._lookout.progress(now, *event)
-                self._log.progress("stage", event.source, event.door.name, "Stage %d", event.number)
-            elif isinstance(event, Opened):
-                if self._lookout.completed(now, event.source, event.door):
-                    self._open(now, event.source, event.door)
-            elif isinstance(event, TimedOut):
-                self._timed_out += 1
-                self._log.progress(
-                    "timeout", event.source, event.door.name, "sequence timeout (stage %d)", event.number
-                )
+            try:
+                if self._lookout.ignores(now, event.source):
+                    self._tracker.drop(event.source)
+                elif isinstance(event, Stage):
+                    self._knocks += 1
+                    if event.number == 1:
+                        self._firsts += 1
+                        self._tracker.tells_first = self._firsts < FLOOD
+                    self._lookout.progress(now, *event)
+                    self._log.progress("stage", event.source, event.door.name, "Stage %d", event.number)
+                elif isinstance(event, Opened):
+                    if self._lookout.completed(now, event.source, event.door):
+                        self._open(event.source, event.door)
+                elif isinstance(event, TimedOut):
+                    self._timed_out += 1
+                    self._log.progress(
+                        "timeout", event.source, event.door.name, "sequence timeout (stage %d)", event.number
+                    )
+            except Exception as error:
+                self._failures.tell(error)  # what this packet does at other doors counts
 
     def _refuse(self, source: bytes, door: str, why: str) -> None:
         self._refused += 1
         self._tracker.drop(source)
         self._log.progress("refuse", source, door, "%s", why)
 
-    def _open(self, now: float, source: bytes, door: Door) -> None:
+    def _open(self, source: bytes, door: Door) -> None:
         if door.one_time_sequences and not self._use_up(door, door.one_time_sequences):
             return
+        now = time.monotonic()
         try:
             if self._table and door.open_ports:
                 self._table.admit(now, source, door)
@@ -263,6 +323,10 @@ class Daemon:
         self._doors = doors
         gc.collect()
 
+    def _be_classic(self, settings: Settings) -> None:
+        self._commands.classic = "pairs" in settings.classic
+        self._log.ask_for_knocks("names" in settings.classic)
+
     def _reload(self) -> None:
         self._log.say("re-reading config file: %s" % self._options.config, "reload")
         self._notifier.reloading()
@@ -270,20 +334,23 @@ class Daemon:
             settings = config.read(self._options.config)
             self._install(settings)
             self._use(settings.doors)
-            self._tracker.classic = settings.classic
             if settings.knockers != self._settings.knockers:
                 self._tracker.remember(settings.knockers)
                 self._log.say(self._tracker.guarantee())
             self._settings = settings
-            self._commands.classic = "pairs" in settings.classic
+            self._tracker.classic = settings.classic
+            self._be_classic(settings)
         except (config.ConfigError, KernelError, CaptureError) as error:
             self._log.say("keeping the old configuration: %s" % error)
+        except Exception as error:
+            self._failures.tell(error)
+            self._log.say("keeping the old configuration")
         else:
             for warning in settings.warnings:
                 self._log.say("warning: %s" % warning)
-            self._follow()
-            self._listen_for_orders()
-        self._log.open(self._options.log_file or self._settings.log_file, self._settings.use_syslog)
+            self._try(self._on_links_changed)
+            self._try(self._listen_for_orders)
+        self._try(self._log.open, self._options.log_file or self._settings.log_file, self._settings.use_syslog)
         self._notifier.ready(self._status())
 
     def _use_up(self, door: Door, path: str) -> bool:
@@ -385,17 +452,17 @@ class Daemon:
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def _shut_down(self) -> None:
-        self._notifier.stopping()
-        self._log.say("shutting down", "stop")
-        self._capture.close()
+        self._try(self._notifier.stopping)
+        self._try(self._log.say, "shutting down", "stop")
+        self._try(self._capture.close)
         if self._table:
-            self._table.close()
+            self._try(self._table.close)
         patience = time.monotonic() + PATIENCE
-        while not self._commands.finish(time.monotonic()):
+        while not self._try(self._commands.finish, time.monotonic()):
             if time.monotonic() > patience:
                 self._log.say("not waiting any longer: the next start runs the stop commands that have not ended")
                 break
             for key, _events in self._selector.select(0.1):
-                key.data(key.fileobj)
-        self._commands.close()
-        self._control.close()
+                self._try(key.data, key.fileobj)
+        self._try(self._commands.close)
+        self._try(self._control.close)

@@ -125,7 +125,7 @@ def ask(path: str, request: Dict[str, Any]) -> Iterator[Any]:
         try:
             daemon.connect(path)
         except PermissionError:
-            raise AskError("no permission for %s: use sudo, or join its group (knockd)" % path) from None
+            raise AskError("no permission for %s: use sudo, or join its group (adduser NAME knockctl)" % path) from None
         except (FileNotFoundError, ConnectionRefusedError):
             raise AskError("knockd does not run, or not with a socket at %s: systemctl status knockd" % path) from None
         except OSError as error:

@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from typing import Any, Callable, Dict, NamedTuple, Optional, TextIO
+from typing import Any, Callable, Dict, NamedTuple, Optional, TextIO, Tuple
 
 from . import packet
 
@@ -41,6 +41,8 @@ MESSAGE_IDS = {
 
 PROGRESS_PER_SECOND = 200
 """Stage and timeout lines: a flood of first knocks must not fill the disk. All other lines are always written."""
+ASKED_FOR = ("open",)
+"""Events for which a name server is asked, with -l."""
 LOOKUPS_WAITING = 1000
 """Lines that may wait for a name with -l; further ones go without."""
 
@@ -91,17 +93,30 @@ class Log:
                 self._print(sys.stderr, "cannot write the log file %s: %s" % (path, error.strerror))
 
     def look_up_names(self) -> None:
-        """From now on knocks are logged as `IP (host)`, by a thread: a slow name server must not delay a door."""
+        """From now on who comes in is logged as `IP (host)`, by a thread: a slow name server must not delay a door.
+
+        Only an opened door makes us ask a name server; lines about the same address have the name from then on. A
+        stranger may own the name server of his own address: asked for a knock, it would tell him which ports knock.
+        """
         self._names = _Names(self._write)
+
+    @property
+    def looks_up_names(self) -> bool:
+        return self._names is not None
+
+    def ask_for_knocks(self, asks: bool) -> None:
+        """Whether a name server is asked for every knock as well (Classic = names)."""
+        if self._names:
+            self._names.asks_for = tuple(MESSAGE_IDS) if asks else ASKED_FOR
 
     def close(self) -> None:
         if self._names:
             self._names.stop()
 
-    def say(self, text: str, event: str = "", address: str = "", door: str = "") -> None:
-        """One line for the operator."""
+    def say(self, text: str, event: str = "", address: str = "", door: str = "", told: Optional[str] = None) -> None:
+        """One line for the operator; `told` is what watchers see of it, who may not read the configuration."""
         about = _About(event, address, door)
-        self._tell(text, about)
+        self._tell(text if told is None else told, about)
         self._write(text, about)
 
     def door(self, event: str, address: str, door: str, text: str) -> None:
@@ -147,8 +162,8 @@ class Log:
                     self.open(self._path, self._use_syslog)  # someone has removed it
                 if self._file:
                     self._file.write("%s %s\n" % (time.strftime("[%Y-%m-%d %H:%M]"), text))
-            except OSError:
-                pass
+            except (OSError, ValueError):
+                pass  # a full disk; or the other thread has just closed it for a new one
         prints = self._foreground and (self._verbose or not (self._file or self._use_syslog))
         if self._use_syslog or (prints and self._prints_to_journal):
             # The journal, else any other syslog; standard output that is the journal anyway needs no second copy.
@@ -227,6 +242,7 @@ class _Names:
         import threading
 
         self._write = write
+        self.asks_for: Tuple[str, ...] = ASKED_FOR
         self._known: Dict[str, str] = {}
         self._full = queue.Full
         self._lines: queue.Queue[Optional[tuple[_About, str]]] = queue.Queue(LOOKUPS_WAITING)
@@ -253,13 +269,14 @@ class _Names:
             if line is None:
                 return
             about, text = line
-            self._write(_line(about, text, self._name(about.address)), about)
+            host = self._name(about.address) if about.event in self.asks_for else self._known.get(about.address, "")
+            self._write(_line(about, text, host), about)
 
     def _name(self, address: str) -> str:
         if address not in self._known:
             try:
                 name = socket.gethostbyaddr(address)[0]
-            except OSError:
+            except (OSError, ValueError):  # no name; or no address, from a journal of doors that is not ours
                 name = address
             if len(self._known) >= LOOKUPS_WAITING:
                 self._known.clear()

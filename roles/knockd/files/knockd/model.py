@@ -82,10 +82,10 @@ class Guard:
     knock: bool = True
 
 
-CLASSIC = frozenset(("scans", "repeats", "doors", "pairs"))
+CLASSIC = frozenset(("scans", "repeats", "doors", "pairs", "names"))
 """What `Classic` brings back of C knockd (docs/compatibility.md): `scans` lets other ports void nothing, `repeats` lets
 a repeated packet void an attempt, `doors` lets a source try one door at a time, `pairs` runs a start and a stop command
-for each completed knock, also while the door is open."""
+for each completed knock, also while the door is open, `names` asks name servers (with -l) for every knock."""
 
 
 @dataclass(frozen=True)

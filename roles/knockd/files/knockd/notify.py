@@ -49,6 +49,6 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.setblocking(False)
-                sender.sendto(text.encode(), self._address)
+                sender.sendto(text.encode(errors="replace"), self._address)
         except OSError:
             pass  # systemd's own timeouts judge a daemon that it does not hear

@@ -176,7 +176,12 @@ class Strays:
 
     def changes(self, now: float) -> tuple[list[tuple[bytes, float]], list[bytes]]:
         """Tell the kernel's part since the last time: whom to watch, and for how many seconds, and whom no longer."""
-        begin = [(source, self._watched[source].until - now) for source in self._begin if source in self._watched]
+        # Since it was noted a turn may have lasted longer than the window: then there is nothing left to watch for.
+        begin = [
+            (source, self._watched[source].until - now)
+            for source in self._begin
+            if source in self._watched and self._watched[source].until > now
+        ]
         end = [source for source in self._end if source not in self._watched]
         self._begin.clear()
         self._end.clear()
