@@ -17,8 +17,8 @@ description:
   - Set it once for all hosts. A host without C(knock_sequence) and C(knock_jump) gets no arguments.
   - Writes the sequence to a file that only this user can read, in C($XDG_RUNTIME_DIR/sesame-knock) or else
     C(~/.cache/sesame-knock). The arguments name the file, so no list of processes shows a sequence.
-  - The name of the file is made with a random key of this user, so it tells nothing of the sequence. A file that has not
-    been used for a week is removed.
+  - The name of the file is made with a random key of this user, so it tells nothing of the sequence. A file that has
+    not been used for a week is removed.
   - With C(delegate_to) these are the arguments for the host that the task is delegated to.
 options:
   _terms:

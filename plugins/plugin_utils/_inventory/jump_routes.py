@@ -21,6 +21,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._jump import (
 from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences
 
 from .ssh_config import look_up
+from .written import check_host
 
 
 class JumpRoutes:
@@ -90,6 +91,7 @@ class JumpRoutes:
         if jump in above:
             raise JumpError("%s leads in a circle: %s" % (JUMP, " to ".join((*above, jump))))
         variables = inventory[jump]
+        check_host(jump, variables)
         if not before:
             before = self._through_all(parse_jumps(variables.get(JUMP)), jump, inventory, (*above, jump))
         sequences = given_sequences(variables, self._templar)

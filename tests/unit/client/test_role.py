@@ -211,7 +211,7 @@ def test_a_host_of_ssh_is_what_the_inventory_says(home: Home) -> None:
     six = options(home, "six")
     assert "hostname fe80::1%lo" in six
     assert options(home, "fe80::1%lo")[0].startswith("host")
-    assert "two words" not in home.included.read_text()
+    assert "user two words" in six
     assert "port 2201" in options(home, "shared1")
     assert "port 22" in options(home, "shared2")
     assert "relative" not in home.included.read_text()
@@ -372,3 +372,23 @@ def test_a_mistake_is_named_before_anything_changes(home: Home, variables: dict[
     assert words in done.stdout
     assert "4242" not in done.stdout
     assert home.files() == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ansible_port", "22\nProxyCommand touch /tmp/x"),
+        ("ansible_user", "me\nProxyCommand touch /tmp/x"),
+        ("ansible_ssh_private_key_file", "/key\nProxyCommand touch /tmp/x"),
+        ("knock_host", "198.18.7.2\nProxyCommand touch /tmp/x"),
+    ],
+)
+def test_a_value_that_would_be_another_line_of_ssh_config_changes_nothing(
+    home: Home, variable: str, value: str
+) -> None:
+    before = home.files()
+    done = home.play(hosts={**HOSTS, "web1": {**HOSTS["web1"], variable: value}})
+    assert done.returncode != 0
+    assert "web1" in done.stdout and (variable in done.stdout or variable == "knock_host")
+    assert home.files() == before
+    assert home.ssh_config.read_bytes() == MINE
