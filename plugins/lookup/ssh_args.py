@@ -50,7 +50,8 @@ notes:
   - Without C(knock_jump), a C(ProxyJump) that your own configuration of ssh has for the host is the jump host. C(none)
     as C(knock_jump) is for a direct connection all the same.
   - C(-J), C(ProxyJump) and a C(ProxyCommand) in arguments of ssh are an error, since ssh would silently ignore either
-    these or the knock. So is a C(ProxyCommand) with C(-W) in your configuration of ssh.
+    these or the knock. So is a C(ProxyCommand) that your own configuration of ssh has for the host, unless
+    C(knock_jump) is set. C(none) says that the host is reached without it.
 seealso:
   - plugin: sesame.knock.knock
     plugin_type: lookup

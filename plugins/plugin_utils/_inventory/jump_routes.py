@@ -53,7 +53,7 @@ class JumpRoutes:
         if configured.command:
             raise JumpError(
                 "the configuration of ssh has the ProxyCommand %r for %s, which would be ignored. Set %s to its jump "
-                "host, or to none" % (configured.command, address, JUMP)
+                "host, or to none if the host is reached without it" % (configured.command, address, JUMP)
             )
         if not configured.jump:
             return []

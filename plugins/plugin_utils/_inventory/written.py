@@ -113,9 +113,8 @@ def _joined(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-KINDS = {
-    each.__name__: each for each in (port, user, host, path, user_path, key_file, interfaces, setting, word, command, section)
-}
+_ALL = (port, user, host, path, user_path, key_file, interfaces, setting, word, command, section)
+KINDS = {each.__name__: each for each in _ALL}
 """By their names."""
 
 
