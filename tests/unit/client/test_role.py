@@ -227,6 +227,10 @@ def test_a_host_of_ssh_is_what_the_inventory_says(home: Home) -> None:
 WORLD = """
 mount --bind {directory}/passwd /etc/passwd
 mount --bind {directory}/usr /usr/local
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir /mnt/anna /mnt/ben
+mount --bind {directory}/anna /mnt/anna
+mount --bind {directory}/ben /mnt/ben
 """
 
 
@@ -240,7 +244,8 @@ def test_root_installs_for_everybody_and_each_user_has_hosts(home: Home, tmp_pat
     for number, user in enumerate(("anna", "ben")):
         (tmp_path / user).mkdir(mode=0o700)
         os.chown(tmp_path / user, 61001 + number, 62001 + number)
-        passwd.append("%s:x:%d:%d::%s:/bin/sh" % (user, 61001 + number, 62001 + number, tmp_path / user))
+        # Where they may go: pytest's own folders are root's
+        passwd.append("%s:x:%d:%d::/mnt/%s:/bin/sh" % (user, 61001 + number, 62001 + number, user))
     (tmp_path / "passwd").write_text("\n".join(passwd) + "\n")
     everybody = {"knock_client_prefix": "", "knock_client_python": "", "world": WORLD.format(directory=tmp_path)}
 

@@ -98,10 +98,9 @@ def problem_after(name: str, found: dict[str, str], ours: str, config: str) -> O
         command = "no ProxyCommand" if jump.lower() == "none" else "ProxyJump %s" % jump
     else:
         command = "the ProxyCommand %r" % command
-    return "%s: ssh uses %s for it, and does not knock. Something in %s comes before the hosts of the role" % (
-        name,
-        command,
-        config,
+    return (
+        "%s: ssh uses %s for it, and does not knock. Either %s does not include the hosts of the role, or something "
+        "before the Include counts" % (name, command, config)
     )
 
 
