@@ -432,14 +432,14 @@ class Ssh:
         (self.config.parent / "other.conf").write_text(OWN["an earlier host"])
         (self.config.parent / "sesame_knock.conf").write_text("Host web1\n    ProxyCommand knock-proxy ours\n")
 
-    def problems(self, without: bool, jump: bool = False) -> list[str]:
-        """What ask_ssh.py says of web1."""
+    def problems(self, without: bool, jump: bool = False, path: str = "/usr/bin:/bin:/usr/sbin:/sbin") -> list[str]:
+        """What ask_ssh.py says of web1, which finds ssh below this path."""
         root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         world = "mount --bind %s /etc/passwd; mount --bind %s /etc/ssh/ssh_config" % (self._passwd, self.system)
         words = [sys.executable, "-IS", "-c", (FILES / "sesame_knock" / "ask_ssh.py").read_text()]
         host = {"name": "web1", "address": "198.18.7.2", "ours": "knock-proxy ours", "jump": jump}
         done = subprocess.run(
-            ["unshare", *root, "--mount", "sh", "-ec", world + '\nexec "$@"', "sh", *words],
+            ["unshare", *root, "--mount", "sh", "-ec", world + '\nPATH=%s\nexec "$@"' % path, "sh", *words],
             input=json.dumps({"user": "root", "hosts": [host], "without": without}),
             capture_output=True,
             text=True,
@@ -503,6 +503,14 @@ def test_an_include_that_ssh_follows_is_enough(real_ssh: Ssh, mine: str) -> None
     """But for the address, which the file of this test does not name."""
     real_ssh.config.write_text(mine)
     assert [problem for problem in real_ssh.problems(without=False) if problem.startswith("web1: ")] == []
+
+
+def test_where_there_is_no_ssh_yet_the_line_is_written_all_the_same(real_ssh: Ssh) -> None:
+    real_ssh.config.unlink(missing_ok=True)
+    assert real_ssh.problems(without=True, path="/nowhere") == []
+    assert real_ssh.problems(without=False, path="/nowhere")
+    real_ssh.config.write_bytes(BLOCK)
+    assert real_ssh.problems(without=False, path="/nowhere") == []
 
 
 def test_the_line_is_written_where_others_only_look_like_it(home: Home) -> None:
