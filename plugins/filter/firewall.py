@@ -19,6 +19,8 @@ from ansible_collections.sesame.knock.plugins.module_utils._rules import RulesEr
 def _network(item: Any) -> IPv4Network | IPv6Network:
     """Read one address or network; the error is a sentence that gives the right spelling."""
     text = str(item).strip()
+    if "%" in text:  # ipaddress takes anything for a zone, and writes it out again
+        raise ValueError("'%s' has a zone, which no rule can have: write the address without it" % text)
     try:
         network = ip_network(text)
     except ValueError:

@@ -10,14 +10,18 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.sesame.knock.plugins.module_utils._jump import JumpError, words_for_person
+from ansible_collections.sesame.knock.plugins.module_utils._jump import JumpError, parse_jumps, words_for_person
+from ansible_collections.sesame.knock.plugins.plugin_utils._inventory.written import NotWritable, check_host
 
 
 def jump_words(value: Any, host: str, hostvars: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """Write the words of ssh for the `knock_jump` of a host."""
     try:
+        for jump in parse_jumps(value):
+            if jump in hostvars:
+                check_host(jump, hostvars[jump])
         return words_for_person(value, host, hostvars, known)
-    except JumpError as error:
+    except (JumpError, NotWritable) as error:
         raise AnsibleFilterError("%s: %s" % (host, error)) from None
 
 

@@ -17,6 +17,8 @@ description:
   - Set it once for all hosts. A host without C(knock_sequence) and C(knock_jump) gets no arguments.
   - Writes the sequence to a file that only this user can read, in C($XDG_RUNTIME_DIR/sesame-knock) or else
     C(~/.cache/sesame-knock). The arguments name the file, so no list of processes shows a sequence.
+  - The name of the file is made with a random key of this user, so it tells nothing of the sequence. A file that has
+    not been used for a week is removed.
   - With C(delegate_to) these are the arguments for the host that the task is delegated to.
 options:
   _terms:
@@ -48,7 +50,8 @@ notes:
   - Without C(knock_jump), a C(ProxyJump) that your own configuration of ssh has for the host is the jump host. C(none)
     as C(knock_jump) is for a direct connection all the same.
   - C(-J), C(ProxyJump) and a C(ProxyCommand) in arguments of ssh are an error, since ssh would silently ignore either
-    these or the knock. So is a C(ProxyCommand) with C(-W) in your configuration of ssh.
+    these or the knock. So is a C(ProxyCommand) that your own configuration of ssh has for the host, unless
+    C(knock_jump) is set. C(none) says that the host is reached without it.
 seealso:
   - plugin: sesame.knock.knock
     plugin_type: lookup

@@ -71,7 +71,7 @@ def host_words(name: str, variables: Mapping[str, Any]) -> list[str]:
         key = os.path.abspath(key)  # wherever it is used from
     for option, value in (("-p", port), ("-l", user), ("-i", key)):
         if value:
-            words += [option, str(value)]
+            words += [option, str(value).strip()]
     return [*words, address_of(name, variables)]
 
 

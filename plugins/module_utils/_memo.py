@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
 from typing import Callable
 
-from ._runtime import runtime_directory
+from ._runtime import secret_path
 
 
 def once_in(
@@ -20,12 +19,10 @@ def once_in(
     """Run the action unless it has succeeded for this key within so many seconds; say whether it ran.
 
     `still_holds` is asked before such a success is believed. Others that ask for the same key wait for the one that
-    runs it. The key may be secret: only its hash is kept.
+    runs it. The key may be secret: what is kept tells nothing of it.
     """
-    path = os.path.join(runtime_directory(), hashlib.sha256(key.encode()).hexdigest() + ".stamp")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = _locked(secret_path(key, ".stamp"))
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the descriptor, also when this process is killed
         found = os.fstat(file.fileno())
         # An empty file has never succeeded; a stamp from the future is a clock that was set back.
         if found.st_size and 0 <= time.time() - found.st_mtime < seconds and still_holds():
@@ -34,3 +31,16 @@ def once_in(
         file.write(b"done\n")
         os.utime(file.fileno())
         return True
+
+
+def _locked(path: str) -> int:
+    """Open a file and lock it: the one that has this name then, because old ones are swept away."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # goes with the descriptor, also when this process is killed
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)

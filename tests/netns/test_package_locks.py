@@ -57,12 +57,15 @@ touch /var/ready
 exec sleep infinity
 """
 
-CONTROL = """Package: %s
+CONTROL = (
+    """Package: %s
 Version: 1
 Architecture: all
 Maintainer: nobody <nobody@example.com>
 Description: asks debconf, as iptables-persistent does
-""" % PACKAGE
+"""
+    % PACKAGE
+)
 ASKS = "#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_version 2.0\n"
 
 HOLD = """

@@ -15,10 +15,7 @@ ROOT = Path(__file__).parents[2]
 PLACES = ("bench", "molecule", "playbooks", "plugins", "roles", "tests", "tools")
 FILES = [path for place in PLACES for path in sorted((ROOT / place).rglob("*")) if path.is_file()]
 OPTION = "-o DPkg::Lock::Timeout=300 "
-OTHERS_LOCKS = (
-    "is not search('^E: Could not get lock /var/lib/apt/|lock /var/cache/apt/|"
-    "is locked by another process')"
-)
+OTHERS_LOCKS = "is not search('^E: Could not get lock /var/lib/apt/|lock /var/cache/apt/|is locked by another process')"
 
 
 def tasks(tree: Any) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from ansible_collections.sesame.knock.plugins.module_utils._jump import (
 from ansible_collections.sesame.knock.plugins.module_utils._variables import JUMP, given_sequences
 
 from .ssh_config import look_up
+from .written import check_host
 
 
 class JumpRoutes:
@@ -52,7 +53,7 @@ class JumpRoutes:
         if configured.command:
             raise JumpError(
                 "the configuration of ssh has the ProxyCommand %r for %s, which would be ignored. Set %s to its jump "
-                "host, or to none" % (configured.command, address, JUMP)
+                "host, or to none if the host is reached without it" % (configured.command, address, JUMP)
             )
         if not configured.jump:
             return []
@@ -90,6 +91,7 @@ class JumpRoutes:
         if jump in above:
             raise JumpError("%s leads in a circle: %s" % (JUMP, " to ".join((*above, jump))))
         variables = inventory[jump]
+        check_host(jump, variables)
         if not before:
             before = self._through_all(parse_jumps(variables.get(JUMP)), jump, inventory, (*above, jump))
         sequences = given_sequences(variables, self._templar)

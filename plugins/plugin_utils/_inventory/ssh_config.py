@@ -20,7 +20,11 @@ from typing import NamedTuple, Optional
 
 SYSTEM = "/etc/ssh/ssh_config"
 _INCLUDE = re.compile(r"^[ \t]*include[ \t=]+(.+)$", re.IGNORECASE | re.MULTILINE)
-_JUMPS = re.compile(r"^[ \t]*(?:proxyjump\b|proxycommand\b.*-W)", re.IGNORECASE | re.MULTILINE)
+# Every ProxyCommand, but none, ours, and the one of systemd, which is for machines that no network reaches.
+_JUMPS = re.compile(
+    r"^[ \t]*(?:proxyjump\b|proxycommand\b(?!.*(?:knock-proxy|systemd-ssh-proxy))(?![ \t=]*none[ \t]*$))",
+    re.IGNORECASE | re.MULTILINE,
+)
 _DEEPEST = 16  # READCONF_MAX_DEPTH in readconf.c
 
 
@@ -30,7 +34,7 @@ class Configured(NamedTuple):
     jump: str = ""
     """As in ProxyJump; empty without one."""
     command: str = ""
-    """A ProxyCommand that goes through a jump host by itself, the way before ProxyJump; empty without one."""
+    """A ProxyCommand of the user's own, which ours would replace; empty without one."""
 
 
 @lru_cache(maxsize=1024)
@@ -47,9 +51,9 @@ def look_up(host: str, port: str = "", user: str = "", file: Optional[str] = Non
         return Configured()  # ssh will say it
     found = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
     jump, command = found.get("proxyjump", "none"), found.get("proxycommand", "")
-    return Configured(
-        "" if jump.lower() == "none" else jump, command if "-W" in command and "knock-proxy" not in command else ""
-    )
+    if command.lower() == "none" or "knock-proxy" in command:
+        command = ""
+    return Configured("" if jump.lower() == "none" else jump, command)
 
 
 @lru_cache(maxsize=16)

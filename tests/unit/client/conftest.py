@@ -106,7 +106,8 @@ def ansible(tmp_path: Path, runtime: Path) -> Callable[..., subprocess.Completed
     def run(name: str, *arguments: object, world: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
         words = [str(Path(sys.executable).parent / name), *map(str, arguments)]
         if world:  # commands of root that make its own view of the files, first
-            words = ["unshare", "--mount", "sh", "-ec", world + '\nexec "$@"', "sh", *words]
+            root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+            words = ["unshare", *root, "--mount", "sh", "-ec", world + '\nexec "$@"', "sh", *words]
         return subprocess.run(
             words,
             env={**environment, **extra},

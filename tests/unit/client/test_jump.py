@@ -336,6 +336,7 @@ def config(tmp_path: Path) -> Path:
         "Host 198.18.9.* !198.18.9.9\n    ProxyJump far,joe@near:2222\n"
         "Host 198.18.8.1\n    ProxyCommand ssh -W %h:%p old\n"
         "Host 198.18.9.9\n    ProxyJump none\n"
+        'Match originalhost 198.18.8.2 exec "true"\n    ProxyCommand cloudflared access ssh --hostname %h\n'
     )
     path = tmp_path / "ssh config"
     path.write_text('# ours\n  include "%s/more/*.conf"\n' % tmp_path)
@@ -360,6 +361,30 @@ def test_a_proxy_command_of_the_configuration_that_jumps_is_an_error(ansible: An
     variables = extra(knock_sequence="1,2", ansible_ssh_common_args=with_config(config), ansible_host="198.18.8.1")
     done = ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, *variables)
     assert "has the ProxyCommand 'ssh -W %h:%p old' for 198.18.8.1, which would be ignored" in done.stdout
+
+
+def test_a_proxy_command_of_your_own_is_never_replaced_silently(ansible: Ansible, config: Path) -> None:
+    mine = {"knock_sequence": "1,2", "ansible_ssh_common_args": with_config(config), "ansible_host": "198.18.8.2"}
+    done = ansible("ansible", "localhost", "-m", DEBUG, "-a", "msg=" + SSH_ARGS, *extra(**mine))
+    assert done.returncode != 0
+    assert "cloudflared" in done.stdout and "198.18.8.2" in done.stdout and "knock_jump" in done.stdout
+    assert "knock-proxy" in asked(ansible, **mine, knock_jump="none")
+
+
+@pytest.mark.parametrize(
+    ("line", "asks"),
+    [
+        ("ProxyCommand nc %h %p", True),
+        ("proxycommand=nc %h %p", True),
+        ("ProxyCommand none", False),
+        ("ProxyCommand knock-proxy x %h %p", False),
+        ("ProxyCommand /usr/lib/systemd/systemd-ssh-proxy %h %p", False),
+    ],
+)
+def test_ssh_is_asked_for_a_proxy_command_of_your_own(tmp_path: Path, line: str, asks: bool) -> None:
+    """Debian 13 has one of systemd's in /etc/ssh, and asking ssh takes milliseconds in each task."""
+    (tmp_path / "config").write_text("Host a\n    %s\n" % line)
+    assert ssh_config.speaks_of_jumps(str(tmp_path / "config")) == asks
 
 
 def test_ssh_is_asked_only_if_a_file_speaks_of_jumps(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

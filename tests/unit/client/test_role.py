@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from .conftest import FILES
 from .door import Door
 
 # With the ends of lines of another system, a block that matches anything, and no end of the last line.
@@ -76,6 +77,9 @@ class Home:
         (directory / "play.yml").write_text(json.dumps([one]))
         (directory / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts or HOSTS}}))
         words = ["ansible-playbook", "-i", "hosts.yml", "play.yml", *arguments]
+        # Where ssh looks, whatever HOME says: the home is root's, in the view of this run.
+        (directory / "roots").write_text("root:x:0:0::%s:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n" % self.path)
+        world = "mount --bind %s/roots /etc/passwd\n%s" % (directory, world)
         return self._ansible(*words, world=world, HOME=str(self.path), SUDO_USER="")
 
     def run(self, *arguments: str, **options: Any) -> str:
@@ -211,7 +215,7 @@ def test_a_host_of_ssh_is_what_the_inventory_says(home: Home) -> None:
     six = options(home, "six")
     assert "hostname fe80::1%lo" in six
     assert options(home, "fe80::1%lo")[0].startswith("host")
-    assert "two words" not in home.included.read_text()
+    assert "user two words" in six
     assert "port 2201" in options(home, "shared1")
     assert "port 22" in options(home, "shared2")
     assert "relative" not in home.included.read_text()
@@ -223,6 +227,10 @@ def test_a_host_of_ssh_is_what_the_inventory_says(home: Home) -> None:
 WORLD = """
 mount --bind {directory}/passwd /etc/passwd
 mount --bind {directory}/usr /usr/local
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir /mnt/anna /mnt/ben
+mount --bind {directory}/anna /mnt/anna
+mount --bind {directory}/ben /mnt/ben
 """
 
 
@@ -236,7 +244,8 @@ def test_root_installs_for_everybody_and_each_user_has_hosts(home: Home, tmp_pat
     for number, user in enumerate(("anna", "ben")):
         (tmp_path / user).mkdir(mode=0o700)
         os.chown(tmp_path / user, 61001 + number, 62001 + number)
-        passwd.append("%s:x:%d:%d::%s:/bin/sh" % (user, 61001 + number, 62001 + number, tmp_path / user))
+        # Where they may go: pytest's own folders are root's
+        passwd.append("%s:x:%d:%d::/mnt/%s:/bin/sh" % (user, 61001 + number, 62001 + number, user))
     (tmp_path / "passwd").write_text("\n".join(passwd) + "\n")
     everybody = {"knock_client_prefix": "", "knock_client_python": "", "world": WORLD.format(directory=tmp_path)}
 
@@ -372,3 +381,158 @@ def test_a_mistake_is_named_before_anything_changes(home: Home, variables: dict[
     assert words in done.stdout
     assert "4242" not in done.stdout
     assert home.files() == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ansible_port", "22\nProxyCommand touch /tmp/x"),
+        ("ansible_user", "me\nProxyCommand touch /tmp/x"),
+        ("ansible_ssh_private_key_file", "/key\nProxyCommand touch /tmp/x"),
+        ("knock_host", "198.18.7.2\nProxyCommand touch /tmp/x"),
+    ],
+)
+def test_a_value_that_would_be_another_line_of_ssh_config_changes_nothing(
+    home: Home, variable: str, value: str
+) -> None:
+    before = home.files()
+    done = home.play(hosts={**HOSTS, "web1": {**HOSTS["web1"], variable: value}})
+    assert done.returncode != 0
+    assert "web1" in done.stdout and (variable in done.stdout or variable == "knock_host")
+    assert home.files() == before
+    assert home.ssh_config.read_bytes() == MINE
+
+
+# What ssh itself says
+
+
+OWN = {
+    "an earlier host": "Host web1\n    ProxyCommand cloudflared access ssh --hostname %h\n",
+    "all hosts": "Host *\n    ProxyCommand nc -X 5 -x localhost:1080 %h %p\n",
+    "the address": "Host 198.18.7.2\n    ProxyCommand nc %h %p\n",
+    "match exec": 'Match originalhost web1 exec "true"\n    ProxyCommand nc %h %p\n',
+    "a jump": "Host web1\n    ProxyJump bastion\n",
+    "a jump of old": "Host web1\n    ProxyCommand ssh -W %h:%p bastion\n",
+    "an included file": "Include other.conf\n",
+    "after the line of the role": "Include sesame_knock.conf\nHost web1\n    ProxyCommand nc %h %p\n",
+    "no configuration": "Hostt web1\n",
+}
+
+
+class Ssh:
+    """The real ssh of a user whose home is a folder, in a view of its own: it asks the password database."""
+
+    def __init__(self, path: Path) -> None:
+        self.config = path / ".ssh" / "config"
+        self.system = path / "system"
+        self._passwd = path / "passwd"
+        self.config.parent.mkdir(mode=0o700)
+        self._passwd.write_text("root:x:0:0::%s:/bin/sh\n" % path)
+        self.system.write_text("")
+        (self.config.parent / "other.conf").write_text(OWN["an earlier host"])
+        (self.config.parent / "sesame_knock.conf").write_text("Host web1\n    ProxyCommand knock-proxy ours\n")
+
+    def problems(self, without: bool, jump: bool = False, path: str = "/usr/bin:/bin:/usr/sbin:/sbin") -> list[str]:
+        """What ask_ssh.py says of web1, which finds ssh below this path."""
+        root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        world = "mount --bind %s /etc/passwd; mount --bind %s /etc/ssh/ssh_config" % (self._passwd, self.system)
+        words = [sys.executable, "-IS", "-c", (FILES / "sesame_knock" / "ask_ssh.py").read_text()]
+        host = {"name": "web1", "address": "198.18.7.2", "ours": "knock-proxy ours", "jump": jump}
+        done = subprocess.run(
+            ["unshare", *root, "--mount", "sh", "-ec", world + '\nPATH=%s\nexec "$@"' % path, "sh", *words],
+            input=json.dumps({"user": "root", "hosts": [host], "without": without}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found: list[str] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture
+def real_ssh(tmp_path: Path) -> Ssh:
+    return Ssh(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["config", "system"])
+@pytest.mark.parametrize("case", OWN)
+def test_a_way_of_the_user_or_the_machine_is_found(real_ssh: Ssh, case: str, place: str) -> None:
+    if place == "system" and case in ("an included file", "after the line of the role"):
+        pytest.skip("a relative path is of another folder there")
+    getattr(real_ssh, place).write_text(OWN[case])
+    (problem,) = real_ssh.problems(without=True)[:1]
+    assert "ProxyCommand" in problem or "ProxyJump" in problem or case == "no configuration"
+    if case not in ("the address", "no configuration"):
+        assert problem.startswith("web1: ")
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_a_jump_that_the_inventory_decides_is_no_problem(real_ssh: Ssh, case: str) -> None:
+    real_ssh.config.write_text(OWN[case])
+    assert bool(real_ssh.problems(without=True, jump=True)) == ("jump" not in case)
+
+
+@pytest.mark.parametrize(
+    "mine", ["", "Host *\n    User me\n    ProxyCommand none\n", "Host other\n    ProxyJump bastion\n", BLOCK.decode()]
+)
+def test_what_is_no_way_of_the_user_is_no_problem(real_ssh: Ssh, mine: str) -> None:
+    real_ssh.config.write_text(mine)
+    assert real_ssh.problems(without=True) == []
+
+
+LOOK_LIKE_IT = [
+    "Include sesame_knock.conf.bak\n",
+    "# Include sesame_knock.conf\n",
+    "Host other\n    Include sesame_knock.conf\n",
+    "Match originalhost other\n    Include ~/.ssh/sesame_knock.conf\n",
+    "Host web1\n    ProxyCommand none\nMatch all\nInclude sesame_knock.conf\n",
+]
+
+
+@pytest.mark.parametrize("mine", LOOK_LIKE_IT)
+def test_a_line_that_looks_like_the_include_is_none(real_ssh: Ssh, mine: str) -> None:
+    real_ssh.config.write_text(mine)
+    assert real_ssh.problems(without=False)[0].startswith("web1: ssh uses no ProxyCommand")
+
+
+@pytest.mark.parametrize(
+    "mine",
+    ["Include sesame_*.conf\n", 'include = "~/.ssh/sesame_knock.conf"\n', "Match all\nInclude no sesame_knock.conf\n"],
+)
+def test_an_include_that_ssh_follows_is_enough(real_ssh: Ssh, mine: str) -> None:
+    """But for the address, which the file of this test does not name."""
+    real_ssh.config.write_text(mine)
+    assert [problem for problem in real_ssh.problems(without=False) if problem.startswith("web1: ")] == []
+
+
+def test_where_there_is_no_ssh_yet_the_line_is_written_all_the_same(real_ssh: Ssh) -> None:
+    real_ssh.config.unlink(missing_ok=True)
+    assert real_ssh.problems(without=True, path="/nowhere") == []
+    assert real_ssh.problems(without=False, path="/nowhere")
+    real_ssh.config.write_bytes(BLOCK)
+    assert real_ssh.problems(without=False, path="/nowhere") == []
+
+
+def test_the_line_is_written_where_others_only_look_like_it(home: Home) -> None:
+    mine = "".join(LOOK_LIKE_IT[:4])
+    home.ssh_config.write_text(mine)
+    home.run()
+    assert home.ssh_config.read_bytes() == BLOCK + mine.encode()
+    assert "changed=0" in home.run()
+
+    home.ssh_config.write_bytes(LOOK_LIKE_IT[4].encode() + BLOCK)
+    done = home.play()
+    assert done.returncode != 0
+    assert "web1: ssh uses no ProxyCommand" in done.stdout
+    assert "web2: " not in done.stdout
+
+
+def test_a_way_of_the_user_is_never_hidden(home: Home) -> None:
+    home.ssh_config.write_text(OWN["match exec"])
+    before = home.files()
+    done = home.play()
+    assert done.returncode != 0
+    assert "web1: your configuration of ssh has the ProxyCommand 'nc %h %p'" in done.stdout
+    assert "Nothing has been changed" in done.stdout
+    assert home.files() == before
+    assert home.ssh_config.read_text() == OWN["match exec"]

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A process that evaluates expressions as Ansible does in role knock_firewall: a line of JSON in, a line of JSON out.
+"""A process that evaluates expressions as Ansible does in a role: a line of JSON in, a line of JSON out.
 
 A process of its own, because Ansible wants to load collections in its own way, and tests have imported ours already.
 """
@@ -17,7 +17,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
-ROLE = Path(__file__).parents[3] / "roles" / "knock_firewall"
+ROLE = Path(__file__).parents[3] / "roles" / sys.argv[1]
 
 
 def role_variables(loader: DataLoader) -> dict[str, Any]:

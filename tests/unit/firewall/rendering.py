@@ -42,10 +42,10 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def _renderer() -> subprocess.Popen[str]:
+def _renderer(role: str = "knock_firewall") -> subprocess.Popen[str]:
     """It ends with the tests, when its input does."""
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "renderer.py")],
+        [sys.executable, str(Path(__file__).parent / "renderer.py"), role],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -80,6 +80,11 @@ def evaluate(expression: str, host: dict[str, Any] | None = None, **variables: A
 
 
 def render(template: str, host: dict[str, Any] | None = None, **variables: Any) -> str:
-    text = evaluate("lookup('ansible.builtin.template', '%s')" % template, host, **variables)
+    return text_of("knock_firewall", template, __knock_firewall_host=host or host_with(), **variables)
+
+
+def text_of(role: str, template: str, **variables: Any) -> str:
+    """Render a template of any role."""
+    text = _ask(_renderer(role), "lookup('ansible.builtin.template', '%s')" % template, variables)
     assert isinstance(text, str)
     return text

@@ -39,8 +39,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "knockd_doors[0].sequence",
         "empty",
     ),
-    "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd_open_ports: 'ssh'", "22/tcp"),
-    "two_lines": ({"knock_sequence": GOOD, "knockd_tcpflags": "syn\nnonsense"}, "knockd.conf:", "nonsense"),
+    "bad_port_to_open": ({"knock_sequence": GOOD, "knockd_open_ports": ["ssh"]}, "knockd_open_ports: ", "ssh"),
+    "two_lines": ({"knock_sequence": GOOD, "knockd_tcpflags": "syn\nnonsense"}, "knockd_tcpflags: ", "nonsense"),
+    "two_options": ({"knock_sequence": GOOD, "knockd_interface": "lo -c /tmp/x"}, "knockd_interface: ", "lo -c /tmp/x"),
+    "a_command_of_root": (
+        {"knock_sequence": GOOD, "knockd_preset": "open_close_commands", "knockd_open_ports": ["22/tcp; reboot"]},
+        "knockd_open_ports: ",
+        "22/tcp; reboot",
+    ),
+    "a_zone": (
+        {"knock_sequence": GOOD, "knock_firewall_allowlist": ["fe80::1%x\n-A INPUT -j ACCEPT"]},
+        "knock_firewall_allowlist: ",
+        "fe80::1%x",
+    ),
     "option_of_the_role": (
         {"knock_sequence": GOOD, "knockd_options": {"mark": "0x2000"}},
         "knockd_options: mark",

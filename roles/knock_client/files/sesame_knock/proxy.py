@@ -28,6 +28,7 @@ import sys
 
 from ._knocker import KnockError, connect, resolve
 from ._profile import Profile, ProfileError, read_profile
+from ._runtime import is_kept_here, renew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it takes longer than knocking
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     path, host, port = arguments
     try:
         profile = read_profile(path)
+        keep(path)
         if profile.jump:
             go_through_jump(profile, host, int(port))
             return 0
@@ -73,6 +75,15 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def keep(path: str) -> None:
+    """Keep a profile that a lookup has made: ssh may be started anew for as long as a task goes on."""
+    if is_kept_here(path):
+        try:
+            renew(path)
+        except OSError:
+            pass  # a disk that cannot be written now
 
 
 def go_through_jump(profile: Profile, host: str, port: int) -> None:
