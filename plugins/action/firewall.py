@@ -84,7 +84,7 @@ class ActionModule(ActionBase):
             )
         lookup = lookup_loader.get("sesame.knock.ssh_args", loader=self._loader, templar=self._templar)
         try:
-            self._vantage = origin_for(lookup, self._connection, self._vars)
+            self._origin = origin_for(lookup, self._connection, self._vars)
         except ValueError as error:  # a jump host that is none
             return dict(result, failed=True, msg="sesame.knock.firewall: %s" % error)
         try:
@@ -142,7 +142,7 @@ class ActionModule(ActionBase):
 
     def _prove(self, result: dict[str, Any]) -> None:
         """See the port closed, knock, log in over a new connection, see the port closed again. Raises if one fails."""
-        target = self._vantage.resolve(self._parameters["host"])
+        target = self._origin.resolve(self._parameters["host"])
         port = self._parameters["port"] or 22
         session = self._session()
         seen = session[0].partition("%")[0] if session else ""
@@ -153,7 +153,7 @@ class ActionModule(ActionBase):
         if is_stranger:
             self._close(target, port)
             steps.append("port %d is closed without a knock" % port)
-            self._vantage.wait_open(target, port, [self._knocks])
+            self._origin.wait_open(target, port, [self._knocks])
             steps.append("a knock opens it")
         else:
             steps.append("%s is on the allowlist: that strangers are refused cannot be seen from there" % seen)
@@ -161,8 +161,8 @@ class ActionModule(ActionBase):
                 self._knock_until_admitted(target, seen, int(session[3]))
                 steps.append("the kernel has admitted it by a knock")
             else:
-                self._vantage.knock(target, self._knocks)
-            if not self._vantage.is_open(target, port):
+                self._origin.knock(target, self._knocks)
+            if not self._origin.is_open(target, port):
                 raise NotProven("port %d of %s is closed to its allowlist" % (port, target))
 
         self._connection = self._new_connection()
@@ -178,11 +178,11 @@ class ActionModule(ActionBase):
         """Wait for the door to close; a door that stays open gets its closing knock."""
         patience = self._parameters["open_timeout"] + 10
         if not self._closing_knocks:
-            return self._vantage.wait_closed(target, port, patience)
+            return self._origin.wait_closed(target, port, patience)
         for attempts_left in (2, 1, 0):
-            self._vantage.knock(target, self._closing_knocks)
+            self._origin.knock(target, self._closing_knocks)
             try:
-                return self._vantage.wait_closed(target, port, patience / 3)
+                return self._origin.wait_closed(target, port, patience / 3)
             except StillOpen:
                 if not attempts_left:
                     raise
@@ -195,7 +195,7 @@ class ActionModule(ActionBase):
             [Ports(port, port, "tcp")] if any(ports.first <= port <= ports.last for ports in protected) else protected
         )
         for dummy in range(3):
-            self._vantage.knock(target, self._knocks)
+            self._origin.knock(target, self._knocks)
             answer = self._execute_module(module_name="sesame.knock.knock_info", module_args={}, task_vars=self._vars)
             if answer.get("failed"):
                 raise NotProven("the host does not say whom it admits: %s" % answer.get("msg", ""))

@@ -104,7 +104,7 @@ def is_owners(path: str, content: bytes, conffiles: str) -> bool:
 
 def find_interface(default: str, config: str) -> str:
     """The interface that C knockd listened on: -i beats the configuration."""
-    option = re.search(r"(?m)^\s*KNOCKD_OPTS\s*=.*?(?:-i|--interface)[\s=]*([^\s\"']+)", default)
+    option = re.search(r"(?m)^\s*KNOCKD_OPTS\s*=(?:.*[\s\"'])?(?:-i|--interface)[\s=]*([^\s\"']+)", default)
     key = re.search(r"(?im)^\s*interface\s*=\s*(\S+)", config)
     return option.group(1) if option else key.group(1) if key else ""
 

@@ -134,6 +134,10 @@ allowed:
   returned: always
   type: dict
   sample: {v4: [198.18.0.7/32], v6: []}
+mark:
+  description: The bit of the packet mark that our live rules let through, such as V(0x1000); empty without such rules.
+  returned: always
+  type: str
 base_chains:
   description:
     - Filter chains at the input hook of nftables that are neither ours nor those of iptables.
@@ -325,6 +329,22 @@ def allowed(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -> 
     return found
 
 
+def live_mark(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -> str:
+    """The bit for which our live rules look; of the two backends one has such rules."""
+    for tables in live.values():
+        for rule in tables.get("filter", Table()).rules_of("KNOCK-ADMIT"):
+            mark = value_of(words_of(rule), "--mark")
+            if mark:
+                return "0x%x" % int(mark.partition("/")[0], 16)
+    for rule in (entry["rule"] for entry in native if "rule" in entry):
+        if (rule["family"], rule["table"], rule["chain"]) == (_nftables.FAMILY, _nftables.NAME, "admit"):
+            for match in (step["match"] for step in rule["expr"] if "match" in step):
+                if isinstance(match["left"], dict) and "&" in match["left"] and isinstance(match["right"], int):
+                    if {"meta": {"key": "mark"}} in match["left"]["&"]:
+                        return "0x%x" % match["right"]
+    return ""
+
+
 def network_of(value: Any) -> str:
     """A network of the listing of nft, as iptables-save spells it."""
     if isinstance(value, dict):
@@ -467,6 +487,7 @@ def read_host(host: Host, given: list[Ports]) -> dict[str, Any]:
             for name in FAMILIES
         },
         "allowed": allowed(live, native),
+        "mark": live_mark(live, native),
         "base_chains": [
             {**chain._asdict(), "name": chain.name, "families": list(chain.families)}
             for chain in base_chains(native, ports)

@@ -229,7 +229,7 @@ def test_a_daemon_that_hears_no_knock_goes_back_to_the_one_that_did(first_run: F
     before = on_host(files)
     run = play("sesame.knock.site", knockd_interface="lo", knockd_open_timeout=3, knockd_lookup=True)
     assert run.returncode != 0 and "rescued=1" in run.stdout, run.stdout
-    assert "the daemon of before admits the controller" in run.stdout
+    assert "the previous daemon admits the controller" in run.stdout
     assert on_host(files) == before
     assert on_host("ls /etc/systemd/system/knockd.service.d") == ""
     assert "knockd-restore" not in on_host("systemctl list-units --all")

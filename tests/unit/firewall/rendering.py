@@ -29,6 +29,7 @@ def host_with(v4: str = "", v6: str = "") -> dict[str, Any]:
         },
         "refuses": {family: refuses(tables.get("filter")) for family, tables in saved.items()},
         "allowed": {"v4": [], "v6": []},
+        "mark": "",
         "base_chains": [],
         "other_iptables": [],
         "backend": "iptables",

@@ -27,7 +27,12 @@ SYSTEM = "/etc/ssh/ssh_config"
 AT_ONCE = 8
 PATIENCE = 30
 """Seconds for one answer: Match exec runs what the user wrote."""
-_OURS = re.compile(rb"^[ \t]*include[ \t=]+.*\bsesame_knock\.conf\b.*$", re.IGNORECASE | re.MULTILINE)
+_OURS = re.compile(
+    rb"^([ \t]*include[ \t=]+(?:.*[ \t/\"])?)sesame_knock\.conf(?=[\" \t\r]|$)", re.IGNORECASE | re.MULTILINE
+)
+_NOTHING = rb"\1sesame_knock.conf.left-out"
+"""A name that no file has: other files of the same line stay included."""
+_KNOCKS = re.compile(r"(?:^|[/'\"])knock-proxy(?=[\s'\"]|$)")
 
 
 class Account:
@@ -73,7 +78,7 @@ class Account:
         """Give the user's configuration and the machine's, without the line that includes ours."""
         try:
             with open(self.config, "rb") as file:
-                text = _OURS.sub(b"", file.read().replace(b"\r\n", b"\n"))
+                text = _OURS.sub(_NOTHING, file.read().replace(b"\r\n", b"\n"))
         except FileNotFoundError:
             text = b""
         return text + b"\nMatch all\nInclude %s\n" % SYSTEM.encode()
@@ -82,7 +87,7 @@ class Account:
 def problem_before(name: str, found: dict[str, str], jump_is_given: bool) -> Optional[str]:
     """Say what of the user's own would be hidden: ssh has one way to a host only."""
     command, jump = found.get("proxycommand", "none"), found.get("proxyjump", "none")
-    if command.lower() != "none" and "knock-proxy" not in command:
+    if command.lower() != "none" and not _KNOCKS.search(command):
         if not (jump_is_given and "-W" in command):
             return (
                 "%s: your configuration of ssh has the ProxyCommand %r for it, and ssh runs one ProxyCommand only. "
