@@ -339,9 +339,9 @@ def live_mark(live: dict[str, dict[str, Table]], native: list[dict[str, Any]]) -
     for rule in (entry["rule"] for entry in native if "rule" in entry):
         if (rule["family"], rule["table"], rule["chain"]) == (_nftables.FAMILY, _nftables.NAME, "admit"):
             for match in (step["match"] for step in rule["expr"] if "match" in step):
-                if isinstance(match["left"], dict) and "&" in match["left"] and isinstance(match["right"], int):
-                    if {"meta": {"key": "mark"}} in match["left"]["&"]:
-                        return "0x%x" % match["right"]
+                masked = match["left"].get("&", []) if isinstance(match["left"], dict) else []
+                if {"meta": {"key": "mark"}} in masked and isinstance(match["right"], int):
+                    return "0x%x" % match["right"]
     return ""
 
 

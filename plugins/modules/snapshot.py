@@ -14,8 +14,8 @@ author:
 version_added: 0.1.0
 short_description: Keep the files of a running service until what replaces them is proven
 description:
-  - Copies files before a run replaces them, and puts them back if the run fails. If nobody comes back to say how the run
-    has ended, the host does so by itself, by a timer, and at boot.
+  - Copies files before a run replaces them, and puts them back if the run fails. If nobody comes back to say how the
+    run has ended, the host does so by itself, by a timer, and at boot.
   - There is one snapshot on a host. What an unproven run has left is put back before the next run keeps anything.
 options:
   state:

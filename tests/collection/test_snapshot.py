@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the sesame.knock authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module snapshot on a host with systemd: whatever ends a run before its files are proven, the previous ones come back."""
+"""Module snapshot on a host with systemd: whatever ends a run before its proof, the previous files come back."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def keep() -> dict[str, Any]:
 def toy() -> Iterator[None]:
     """A service that runs with its old files."""
     on_host("printf '%s' >/etc/systemd/system/toy.service" % UNIT.replace("\n", "\\n"))
-    on_host(
-        "mkdir -p /etc/toy.d; rm -f /etc/toy.new; echo old >/etc/toy.conf; chmod 600 /etc/toy.conf; echo old >/etc/toy.d/part"
-    )
+    on_host("mkdir -p /etc/toy.d; rm -f /etc/toy.new; echo old >/etc/toy.conf; echo old >/etc/toy.d/part")
+    on_host("chmod 600 /etc/toy.conf")
     on_host("systemctl daemon-reload; systemctl restart toy")
     try:
         yield

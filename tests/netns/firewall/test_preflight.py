@@ -111,6 +111,16 @@ STOPS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"knock_firewall_allowlist_controller": True, "knock_firewall_allowlist": []},
         ["the connection to localhost is not ssh", "Name it in knock_firewall_allowlist"],
     ),
+    "another_mark": (
+        "iptables -N KNOCK-ADMIT; iptables -A KNOCK-ADMIT -m mark --mark 0x2000/0x2000 -j RETURN",
+        {},
+        ["let packets with the mark 0x2000 through", "asks for 0x1000", "sesame.knock.uninstall"],
+    ),
+    "guard_of_a_command_door": (
+        "true",
+        {"knock_firewall_guard": True, "knockd_preset": "start_stop_commands"},
+        ["knock_firewall_guard is true", "Use knockd_preset: native"],
+    ),
     "sshd_elsewhere": (
         "true",
         {"knock_firewall_ports": ["2022/tcp"]},
