@@ -26,6 +26,7 @@ from ..lab import (
     STRANGER6,
     Lab,
     Namespace,
+    Patience,
     eventually,
     run,
 )
@@ -90,6 +91,9 @@ class Gateway(FirewallHost):
     def session(self, server: str, source: str) -> tuple[socket.socket, socket.socket]:
         """Both ends of a connection that ends behind the host."""
         near = self.lab.connect(server, source)
+        patience = Patience()
+        while not near and not patience.is_over:  # a busy machine may take longer than one connection waits
+            near = self.lab.connect(server, source)
         assert near
         far = self.lab._keep(self.inside.accept()[0])
         far.settimeout(PATIENCE)
