@@ -415,7 +415,7 @@ OWN = {
     "a jump of old": "Host web1\n    ProxyCommand ssh -W %h:%p bastion\n",
     "an included file": "Include other.conf\n",
     "a file beside that of the role": "Include other.conf sesame_knock.conf\n",
-    "a host that is called as our command": "Host web1\n    ProxyCommand cloudflared access --hostname knock-proxy.test\n",
+    "a host that is called as our command": "Host web1\n    ProxyCommand cloudflared --hostname knock-proxy.test\n",
     "after the line of the role": "Include sesame_knock.conf\nHost web1\n    ProxyCommand nc %h %p\n",
     "no configuration": "Hostt web1\n",
 }
