@@ -112,7 +112,7 @@ def test_check_mode_runs_through_on_a_bare_host_and_changes_nothing() -> None:
 def test_a_daemon_that_hears_no_knock_closes_nothing() -> None:
     run = play("sesame.knock.site", knockd_interface="lo")
     assert run.returncode != 0
-    assert "No daemon ran before" in run.stdout and "The firewall has not been changed" in run.stdout
+    assert "nothing has been put back" in run.stdout and "The firewall has not been changed" in run.stdout
     assert is_open() and is_open(ADDRESS6)
     assert "KNOCK" not in on_host("iptables-save 2>/dev/null || true; cat /etc/iptables/rules.v4 2>/dev/null || true")
 
