@@ -232,7 +232,7 @@ def test_a_daemon_that_hears_no_knock_goes_back_to_the_one_that_did(first_run: F
     assert "the previous daemon admits the controller" in run.stdout
     assert on_host(files) == before
     assert on_host("ls /etc/systemd/system/knockd.service.d") == ""
-    assert "knockd-restore" not in on_host("systemctl list-units --all")
+    assert "knockd-restore.timer" not in on_host("systemctl list-timers --all")
     assert play(SHARED / "hang_up.yml").returncode == 0
     _knocker.wait_closed(_knocker.resolve(ADDRESS), 22)
     ping = ["ansible", "-i", str(INVENTORY), HOST, "-m", "ansible.builtin.ping"]
