@@ -191,9 +191,8 @@ class ActionModule(ActionBase):
         """Knock until the kernel admits this address to this port, or if that is open to a protected one."""
         gates = self._parameters["gates"]
         protected = [ports for ports in map(parse_ports, gates[0]["ports"]) if ports.protocol == "tcp"]
-        login = (
-            [Ports(port, port, "tcp")] if any(ports.first <= port <= ports.last for ports in protected) else protected
-        )
+        own = Ports(port, port, "tcp")
+        login = [own] if any(map(own.overlaps, protected)) else protected
         for dummy in range(3):
             self._origin.knock(target, self._knocks)
             answer = self._execute_module(module_name="sesame.knock.knock_info", module_args={}, task_vars=self._vars)
@@ -287,11 +286,7 @@ class ActionModule(ActionBase):
 
 def _reaches(entry: dict[str, Any], login: list[Ports]) -> bool:
     """Whether an admission is to one of these ports."""
-    admitted = parse_ports("%s/%s" % (entry["port"], entry["protocol"]))
-    return any(
-        admitted.protocol == ports.protocol and admitted.first <= ports.last and ports.first <= admitted.last
-        for ports in login
-    )
+    return any(map(parse_ports("%s/%s" % (entry["port"], entry["protocol"])).overlaps, login))
 
 
 def _same(one: str, other: str) -> bool:

@@ -60,6 +60,10 @@ class Ports(NamedTuple):
         numbers = str(self.first) if self.first == self.last else "%d-%d" % (self.first, self.last)
         return "%s/%s" % (numbers, self.protocol)
 
+    def overlaps(self, other: Ports) -> bool:
+        """Whether they have a port in common."""
+        return self.protocol == other.protocol and self.first <= other.last and other.first <= self.last
+
     @property
     def dport(self) -> str:
         """As iptables spells it: `22`, `60000:60010`."""

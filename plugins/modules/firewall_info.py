@@ -427,7 +427,7 @@ def sshd_ports(host: Host) -> tuple[list[int], str]:
 
 
 def is_protected(port: int, protected: list[Ports]) -> bool:
-    return any(item.protocol == "tcp" and item.first <= port <= item.last for item in protected)
+    return any(map(Ports(port, port, "tcp").overlaps, protected))
 
 
 def backends_of_ours(families: list[dict[str, Table]], listing: list[dict[str, Any]]) -> list[str]:
